@@ -1,0 +1,67 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+// The layers of smolvmm, bottom to top: a target imports only targets above it in this list.
+
+import PackageDescription
+
+let package = Package(
+    name: "smolvmm",
+    platforms: [.macOS(.v26)],
+    products: [.executable(name: "smolvmm", targets: ["smolvmm"])],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+    ],
+    targets: [
+        .target(name: "CHost"),
+        .target(name: "CFirmware", path: "firmware"),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CLzma", pkgConfig: "liblzma", providers: [.apt(["liblzma-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .target(name: "GuestMemory", dependencies: ["CHost"]),
+        .target(name: "Snapshot"),
+        .target(name: "Bus", dependencies: ["GuestMemory"]),
+        .target(name: "X86", dependencies: ["Snapshot", "GuestMemory"]),
+        .target(name: "Hypervisor", dependencies: ["X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(
+            name: "HypervisorSoftware",
+            dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(
+            name: "Devices",
+            dependencies: ["Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(
+            name: "Boot",
+            dependencies: ["CFirmware", "CZstd", "CLzma", "CZlib", "CLz4", "GuestMemory", "X86"]),
+        .target(
+            name: "Bundle",
+            dependencies: [
+                "CHost", "CZstd", "GuestMemory", "Snapshot",
+                .product(name: "Crypto", package: "swift-crypto"),
+            ]),
+        .target(
+            name: "Machine",
+            dependencies: [
+                "CHost", "Boot", "Bundle", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus",
+                "GuestMemory", "Snapshot",
+            ]),
+        .executableTarget(
+            name: "smolvmm",
+            dependencies: [
+                "CHost", "Machine", "Bundle",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
+        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+    ],
+    swiftLanguageModes: [.v6]
+)
+
+for target in package.targets where target.type != .system {
+    target.swiftSettings = [
+        .strictMemorySafety(),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .treatAllWarnings(as: .error),
+    ]
+}

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Swift cannot import from system headers: thin static inline functions, no logic.
+#pragma once
+
+#include "chost_memory.h"

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Anonymous memory for guest RAM.
+#pragma once
+
+#include <stddef.h>
+#include <sys/mman.h>
+
+/// Maps `size` bytes of zero-filled private memory; NULL with errno set when refused.
+static inline void *chost_map_anonymous(size_t size) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(p, size, MADV_HUGEPAGE);
+#endif
+    return p;
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// The guest-physical address space: RAM and ROM regions, and bounds-checked access to them.
+
+internal import CHost
+
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
+/// Why guest memory could not be made or reached.
+public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
+    case invalidSize(UInt64)
+    case allocationFailed(bytes: UInt64, errno: Int32)
+    case outOfRange(address: GuestPhysicalAddress, count: UInt64)
+
+    public var description: String {
+        switch self {
+        case .invalidSize(let size):
+            "guest memory of \(size) bytes: must be a multiple of 4096 from 1 MiB to 1 TiB"
+        case .allocationFailed(let bytes, let code):
+            "guest memory: the host refused to map \(bytes) bytes (errno \(code)); try a smaller --memory"
+        case .outOfRange(let address, let count):
+            "guest-physical range of \(count) bytes at \(address) is not all in memory"
+        }
+    }
+}
+
+/// Guest RAM (from 0 to 3 GiB, the rest from 4 GiB) and the boot ROM that ends at 4 GiB.
+///
+/// Thread safety: the mapping never changes after `init`; contents are shared with the guest, which may change them
+/// at any time, so readers copy before they check.
+@safe public final class GuestMemory: @unchecked Sendable {
+    /// One contiguous range of guest-physical memory and where it lies in this process.
+    @safe public struct Region: @unchecked Sendable {
+        public let start: GuestPhysicalAddress
+        /// Bytes, a multiple of 4096.
+        public let size: UInt64
+        public let isWritable: Bool
+        /// The host address of the first byte; valid for `size` bytes while the `GuestMemory` lives.
+        public let host: UnsafeMutableRawPointer
+    }
+
+    public static let pageSize: UInt64 = 4096
+    /// RAM never reaches into [3 GiB, 4 GiB): devices, interrupt controllers and the ROM live there.
+    public static let holeStart = GuestPhysicalAddress(3 << 30)
+    public static let holeEnd = GuestPhysicalAddress(4 << 30)
+    /// The ROM ends at 4 GiB, so that the reset vector 0xffff_fff0 lies in it.
+    public static let romSize: UInt64 = 64 << 10
+    public static let romStart = GuestPhysicalAddress((4 << 30) - romSize)
+
+    /// Bytes of RAM.
+    public let size: UInt64
+    /// RAM below the hole, RAM above it if there is any, then the ROM.
+    public let regions: [Region]
+
+    /// Makes zero-filled RAM of `size` bytes (a multiple of 4096, 1 MiB to 1 TiB) and an empty ROM.
+    public init(size: UInt64) throws(GuestMemoryError) {
+        guard size >= 1 << 20, size <= 1 << 40, size.isMultiple(of: Self.pageSize) else {
+            throw .invalidSize(size)
+        }
+        let low = min(size, Self.holeStart.rawValue)
+        var regions = [try Self.map(GuestPhysicalAddress(0), low, writable: true)]
+        if size > low {
+            regions.append(try Self.map(Self.holeEnd, size - low, writable: true))
+        }
+        regions.append(try Self.map(Self.romStart, Self.romSize, writable: false))
+        self.size = size
+        self.regions = regions
+    }
+
+    deinit {
+        for region in regions {
+            unsafe munmap(region.host, Int(region.size))
+        }
+    }
+
+    private static func map(
+        _ start: GuestPhysicalAddress, _ size: UInt64, writable: Bool
+    ) throws(GuestMemoryError) -> Region {
+        guard let host = unsafe chost_map_anonymous(Int(size)) else {
+            throw .allocationFailed(bytes: size, errno: errno)
+        }
+        return unsafe Region(start: start, size: size, isWritable: writable, host: host)
+    }
+
+    /// The region that holds all `count` bytes from `address`.
+    public func region(holding address: GuestPhysicalAddress, count: UInt64 = 1) -> Region? {
+        for region in regions where address >= region.start {
+            let offset = address - region.start
+            if offset < region.size, count <= region.size - offset { return region }
+        }
+        return nil
+    }
+
+    /// The host address of `count` bytes at `address`.
+    /// - Throws: `outOfRange` unless they lie in one region.
+    public func hostPointer(
+        at address: GuestPhysicalAddress, count: UInt64
+    ) throws(GuestMemoryError) -> UnsafeMutableRawPointer {
+        guard let region = region(holding: address, count: count) else {
+            throw .outOfRange(address: address, count: count)
+        }
+        // SAFETY: `region` holds address ..< address + count.
+        return unsafe region.host + Int(address - region.start)
+    }
+
+    /// Reads one little-endian integer.
+    public func load<T: FixedWidthInteger & BitwiseCopyable>(
+        _ type: T.Type, at address: GuestPhysicalAddress
+    ) throws(GuestMemoryError) -> T {
+        let host = unsafe try hostPointer(at: address, count: UInt64(MemoryLayout<T>.size))
+        // SAFETY: `hostPointer` checked the size of T.
+        return T(littleEndian: unsafe host.loadUnaligned(as: T.self))
+    }
+
+    /// Writes one little-endian integer. The VMM may write to ROM; the guest may not.
+    public func store<T: FixedWidthInteger & BitwiseCopyable>(
+        _ value: T, at address: GuestPhysicalAddress
+    ) throws(GuestMemoryError) {
+        let host = unsafe try hostPointer(at: address, count: UInt64(MemoryLayout<T>.size))
+        // SAFETY: `hostPointer` checked the size of T.
+        unsafe host.storeBytes(of: value.littleEndian, as: T.self)
+    }
+
+    /// Copies `count` bytes out.
+    public func read(at address: GuestPhysicalAddress, count: Int) throws(GuestMemoryError) -> [UInt8] {
+        let host = unsafe try hostPointer(at: address, count: UInt64(count))
+        // SAFETY: `hostPointer` checked `count`.
+        return unsafe [UInt8](UnsafeRawBufferPointer(start: host, count: count))
+    }
+
+    /// Copies `bytes` in.
+    public func write(_ bytes: [UInt8], at address: GuestPhysicalAddress) throws(GuestMemoryError) {
+        let host = unsafe try hostPointer(at: address, count: UInt64(bytes.count))
+        // SAFETY: `hostPointer` checked `bytes.count`.
+        unsafe UnsafeMutableRawBufferPointer(start: host, count: bytes.count).copyBytes(from: bytes)
+    }
+}
