@@ -31,12 +31,13 @@ package struct Vector128: Equatable, BitwiseCopyable, Sendable {
         return T(truncatingIfNeeded: (position & 64 == 0 ? low : high) &>> position)
     }
 
-    /// Replaces lane `n` of lanes as wide as `T`, an unsigned type.
+    /// Replaces lane `n` of lanes as wide as `T`.
     @inline(__always)
-    package mutating func setLane<T: FixedWidthInteger & UnsignedInteger>(_ n: Int, _ value: T) {
+    package mutating func setLane<T: FixedWidthInteger>(_ n: Int, _ value: T) {
         let position = UInt64(truncatingIfNeeded: n &* T.bitWidth)
-        let mask = UInt64(T.max) &<< position
-        let bits = UInt64(value) &<< position
+        let ones = UInt64.max &>> UInt64(truncatingIfNeeded: 64 &- T.bitWidth)
+        let mask = ones &<< position
+        let bits = (UInt64(truncatingIfNeeded: value) & ones) &<< position
         if position & 64 == 0 {
             low = low & ~mask | bits
         } else {
@@ -46,7 +47,7 @@ package struct Vector128: Equatable, BitwiseCopyable, Sendable {
 
     /// The low 32 bits replaced.
     @inline(__always)
-    func replacingLow32(_ value: UInt64) -> Vector128 {
+    package func replacingLow32(_ value: UInt64) -> Vector128 {
         Vector128(low: low & ~0xffff_ffff | value & 0xffff_ffff, high: high)
     }
 }
