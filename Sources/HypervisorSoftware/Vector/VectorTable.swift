@@ -9,13 +9,6 @@ package enum MandatoryPrefix: UInt8, CaseIterable, Sendable {
     case xF2
 }
 
-/// The opcode maps after the escape bytes.
-package enum OpcodeMap: UInt8, CaseIterable, Sendable {
-    case map0F
-    case map0F38
-    case map0F3A
-}
-
 /// One row: an encoding and what it means.
 package struct VectorForm: Sendable {
     package var prefix: MandatoryPrefix
@@ -59,7 +52,7 @@ package struct VectorTable: Sendable {
 
     init() {
         let forms = vectorForms0F + vectorFormsPacked + vectorForms0F38 + vectorForms0F3A
-        var first = [UInt16](repeating: 0, count: OpcodeMap.allCases.count * 256 * MandatoryPrefix.allCases.count)
+        var first = [UInt16](repeating: 0, count: 4 * 256 * MandatoryPrefix.allCases.count)
         for index in forms.indices.reversed() {
             let form = forms[index]
             first[Self.slot(form.map, form.opcode, form.prefix)] = UInt16(index + 1)
