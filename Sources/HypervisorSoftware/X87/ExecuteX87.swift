@@ -26,7 +26,7 @@ extension Core {
         }
         if operation.isRecorded {
             x87.lastOpcode = UInt16(truncatingIfNeeded: i.immediate) & 0x7ff
-            x87.lastInstruction = rip
+            x87.lastInstruction = self[gpr: RegisterIndex.pageBase] &+ UInt64(i.pageOffset)
             if i.isMemory { x87.lastData = effectiveAddress(i) }
         }
     }

@@ -21,14 +21,14 @@ void native_unlock(void) { pthread_mutex_unlock(&lock); }
 #include <unistd.h>
 
 // Shared with the assembly below, so that it needs no register.
-struct native_state native_current __attribute__((visibility("hidden")));
+uint64_t native_current[NATIVE_WORDS] __attribute__((visibility("hidden"), aligned(16)));
 uint64_t native_host_stack __attribute__((visibility("hidden")));
 uint64_t native_target __attribute__((visibility("hidden"))) = NATIVE_CODE;
 void native_enter(void) __attribute__((visibility("hidden")));
 void native_return(void) __attribute__((visibility("hidden")));
 void native_leave(void) __attribute__((visibility("hidden")));
 
-// Offsets in native_state: general 0, flags 128, rip 136, fx 144.
+// Byte offsets: RFLAGS is at 128, the FXSAVE image at 144.
 __asm__(
     ".text\n"
     ".hidden native_enter\n.globl native_enter\n.type native_enter, @function\n"
@@ -108,10 +108,10 @@ static void handle(int number, siginfo_t *info, void *context) {
     greg_t *registers = user->uc_mcontext.gregs;
     static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
-    for (int i = 0; i < 16; i++) native_current.general[i] = (uint64_t)registers[order[i]];
-    native_current.flags = (uint64_t)registers[REG_EFL];
-    native_current.rip = (uint64_t)registers[REG_RIP];
-    memcpy(native_current.fx, user->uc_mcontext.fpregs, sizeof native_current.fx);
+    for (int i = 0; i < 16; i++) native_current[i] = (uint64_t)registers[order[i]];
+    native_current[NATIVE_FLAGS] = (uint64_t)registers[REG_EFL];
+    native_current[NATIVE_RIP] = (uint64_t)registers[REG_RIP];
+    memcpy(native_current + NATIVE_FX, user->uc_mcontext.fpregs, 512);
     current_outcome.vector = (int32_t)registers[REG_TRAPNO];
     current_outcome.error_code = (uint32_t)registers[REG_ERR];
     current_outcome.address = (uint64_t)registers[REG_CR2];
@@ -149,7 +149,7 @@ int native_available(void) {
     return available;
 }
 
-int native_run(const uint8_t *code, size_t count, struct native_state *state, struct native_outcome *outcome) {
+int native_run(const uint8_t *code, size_t count, uint64_t *state, struct native_outcome *outcome) {
     if (!native_available() || count > NATIVE_CODE_SIZE) return -1;
     uint8_t *target = (uint8_t *)NATIVE_CODE;
     memcpy(target, code, count);
@@ -161,7 +161,7 @@ int native_run(const uint8_t *code, size_t count, struct native_state *state, st
 
     stack_t alternate = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack}, previous;
     if (sigaltstack(&alternate, &previous)) return -1;
-    native_current = *state;
+    memcpy(native_current, state, sizeof native_current);
     current_outcome = (struct native_outcome){-1, 0, 0};
     runner = pthread_self();
     is_running = 1;
@@ -170,8 +170,8 @@ int native_run(const uint8_t *code, size_t count, struct native_state *state, st
         "xmm14", "xmm15", "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)");
     is_running = 0;
     sigaltstack(&previous, NULL);
-    *state = native_current;
-    if (current_outcome.vector < 0) state->rip = NATIVE_CODE + count;
+    memcpy(state, native_current, sizeof native_current);
+    if (current_outcome.vector < 0) state[NATIVE_RIP] = NATIVE_CODE + count;
     *outcome = current_outcome;
     return 0;
 }
@@ -182,7 +182,7 @@ void native_get_window(uint8_t *bytes) { memcpy(bytes, (void *)NATIVE_WINDOW, NA
 #else
 
 int native_available(void) { return 0; }
-int native_run(const uint8_t *code, size_t count, struct native_state *state, struct native_outcome *outcome) {
+int native_run(const uint8_t *code, size_t count, uint64_t *state, struct native_outcome *outcome) {
     (void)code, (void)count, (void)state, (void)outcome;
     return -1;
 }

@@ -13,16 +13,12 @@
 /// The longest code that fits before the return jump.
 #define NATIVE_CODE_SIZE 4000ul
 
-/// The registers before and after.
-struct native_state {
-    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
-    uint64_t general[16];
-    uint64_t flags;
-    /// Where execution stopped; only set when it faulted.
-    uint64_t rip;
-    /// An FXSAVE64 image.
-    uint64_t fx[64];
-} __attribute__((aligned(16)));
+/// The registers, as 64-bit words: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15, RFLAGS, RIP (an output), then an
+/// FXSAVE64 image.
+#define NATIVE_FLAGS 16
+#define NATIVE_RIP 17
+#define NATIVE_FX 18
+#define NATIVE_WORDS 82
 
 /// How it ended.
 struct native_outcome {
@@ -36,8 +32,9 @@ struct native_outcome {
 /// Whether this host can run native code here; maps the window and the code page on the first call.
 int native_available(void);
 
-/// Runs `count` bytes of `code` from `state` and leaves the outcome there. Returns 0, or -1 when it cannot.
-int native_run(const uint8_t *code, size_t count, struct native_state *state, struct native_outcome *outcome);
+/// Runs `count` bytes of `code` from the NATIVE_WORDS words of `state` and leaves there what they became. Returns 0, or
+/// -1 when it cannot. The caller holds the lock.
+int native_run(const uint8_t *code, size_t count, uint64_t *state, struct native_outcome *outcome);
 
 /// Copies the window in or out.
 void native_set_window(const uint8_t *bytes);
