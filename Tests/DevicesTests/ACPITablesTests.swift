@@ -73,8 +73,7 @@ struct ACPITablesTests {
     func `iasl disassembles and compiles the tables without complaint`() throws {
         var template = Array("/tmp/smolvmm-acpi-XXXXXX".utf8CString)
         // SAFETY: `template` is NUL-terminated and outlives the call.
-        let made = unsafe template.withUnsafeMutableBufferPointer { unsafe mkdtemp($0.baseAddress) != nil }
-        try #require(made)
+        try #require(unsafe mkdtemp(&template) != nil)
         let folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         defer { unsafe system("rm -r \(folder)") }
 
@@ -99,15 +98,15 @@ struct ACPITablesTests {
     }
 
     private func write(_ bytes: [UInt8], to path: String) throws {
-        let file = try #require(unsafe fopen(path, "w"))
-        defer { unsafe fclose(file) }
+        let file = try unsafe #require(unsafe fopen(path, "w"))
+        defer { _ = unsafe fclose(file) }
         // SAFETY: `fwrite` reads `bytes.count` bytes of `bytes`.
         #expect(unsafe fwrite(bytes, 1, bytes.count, file) == bytes.count)
     }
 
     private func read(_ path: String) throws -> [UInt8] {
-        let file = try #require(unsafe fopen(path, "r"))
-        defer { unsafe fclose(file) }
+        let file = try unsafe #require(unsafe fopen(path, "r"))
+        defer { _ = unsafe fclose(file) }
         var bytes = [UInt8](repeating: 0, count: 1 << 20)
         // SAFETY: `fread` writes at most `bytes.count` bytes.
         let count = unsafe fread(&bytes, 1, bytes.count, file)

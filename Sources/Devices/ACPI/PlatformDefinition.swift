@@ -8,9 +8,9 @@ enum PlatformDefinition {
     /// The definition block's contents, with `devices` appended to `\_SB`.
     static func contents(_ devices: [AML]) -> [UInt8] {
         // A hardware-reduced machine takes only the first element.
-        let softOff = AML.name("\\_S5", .package([.integer(UInt64(PowerControl.softOffType)), .integer(0)]))
+        let softOff = AML.name("_S5", .package([.integer(UInt64(PowerControl.softOffType)), .integer(0)]))
         let platform = AML.scope(
-            "\\_SB", [serialPort, realTimeClock, powerButton, generation, eventDevice] + devices)
+            "_SB", [serialPort, realTimeClock, powerButton, generation, eventDevice] + devices)
         return softOff.bytes + platform.bytes
     }
 
@@ -78,6 +78,6 @@ enum PlatformDefinition {
         ])
 
     private static func notify(_ device: String, when line: Int) -> AML {
-        .when(.equal(.argument(0), .integer(UInt64(line))), [.notify("\\_SB." + device, 0x80)])
+        .when(.equal(.argument(0), .integer(UInt64(line))), [.notify(device, 0x80)])
     }
 }
