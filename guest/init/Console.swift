@@ -79,13 +79,17 @@ struct Console {
     private var isOpen = true
 
     /// Whether the terminal repeats what is typed; a script that reads the console wants it quiet.
-    static func setEcho(_ isOn: Bool) {
+    /// Returns how it was.
+    @discardableResult
+    static func setEcho(_ isOn: Bool) -> Bool {
         // SAFETY: both calls fill or read one `termios` that lives across them.
         var settings = termios()
-        guard unsafe tcgetattr(STDIN_FILENO, &settings) == 0 else { return }
+        guard unsafe tcgetattr(STDIN_FILENO, &settings) == 0 else { return isOn }
         let echo = tcflag_t(ECHO)
+        let wasOn = settings.c_lflag & echo != 0
         settings.c_lflag = isOn ? settings.c_lflag | echo : settings.c_lflag & ~echo
         _ = unsafe tcsetattr(STDIN_FILENO, TCSANOW, &settings)
+        return wasOn
     }
 
     /// The next whole line, without its end; waits at most `milliseconds` for one.

@@ -83,7 +83,8 @@ struct Init {
     }
 
     private static func shell() {
-        Console.setEcho(true)
+        let echoed = Console.setEcho(true)
+        defer { Console.setEcho(echoed) }
         if !Kernel.run("/bin/sh", console: "/dev/ttyS0") { say("smolvmm-guest: the shell ended with a failure") }
     }
 
