@@ -60,11 +60,12 @@ struct LocalAPICTests {
         #expect(apic.apicBase == 0xfee0_0900)
     }
 
-    @Test(arguments: [
-        (0x80, 0xff), (0xd0, 0xff00_0000), (0xe0, 0xffff_ffff), (0xf0, 0x3ff), (0x320, 0x7_00ff), (0x330, 0x1_07ff),
-        (0x340, 0x1_07ff), (0x350, 0x1_a7ff), (0x360, 0x1_a7ff), (0x370, 0x1_00ff), (0x380, 0xffff_ffff),
-        (0x3e0, 0xb), (0x310, 0xff00_0000),
-    ] as [(UInt64, UInt64)])
+    @Test(
+        arguments: [
+            (0x80, 0xff), (0xd0, 0xff00_0000), (0xe0, 0xffff_ffff), (0xf0, 0x3ff), (0x320, 0x7_00ff), (0x330, 0x1_07ff),
+            (0x340, 0x1_07ff), (0x350, 0x1_a7ff), (0x360, 0x1_a7ff), (0x370, 0x1_00ff), (0x380, 0xffff_ffff),
+            (0x3e0, 0xb), (0x310, 0xff00_0000),
+        ] as [(UInt64, UInt64)])
     func `only defined bits of a register can be set`(offset: UInt64, bits: UInt64) {
         write(offset, 0xffff_ffff)
         #expect(read(offset) == bits)
@@ -167,7 +168,8 @@ struct LocalAPICTests {
         #expect(apics.map(\.hasPendingInterrupt) == [true, true, true])
     }
 
-    @Test(arguments: [(1, [true, false, false]), (2, [true, true, true]), (3, [false, true, true])] as [(UInt64, [Bool])])
+    @Test(
+        arguments: [(1, [true, false, false]), (2, [true, true, true]), (3, [false, true, true])] as [(UInt64, [Bool])])
     func `shorthands reach the sender, all, or the others`(shorthand: UInt64, reached: [Bool]) {
         write(0x300, shorthand << 18 | 0x40)
         #expect(apics.map(\.hasPendingInterrupt) == reached)
