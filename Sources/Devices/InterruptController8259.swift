@@ -153,7 +153,12 @@ public final class InterruptController8259: ByteDevice, PlatformDevice {
     public init(outputChanged: @escaping (Bool) -> Void) { self.outputChanged = outputChanged }
 
     private func update() {
-        master.setLine(Self.cascadeInput, slave.pendingInput(isMaster: false) != nil)
+        // The slave drops its output with each acknowledge, so what it still has is a new edge: the master's request
+        // follows the slave's.
+        let cascade = UInt8(1) << UInt8(Self.cascadeInput)
+        let slaveAsks = slave.pendingInput(isMaster: false) != nil
+        master.lines = slaveAsks ? master.lines | cascade : master.lines & ~cascade
+        master.requests = slaveAsks ? master.requests | cascade : master.requests & ~cascade
         let asserted = master.pendingInput(isMaster: true) != nil
         guard asserted != output else { return }
         output = asserted

@@ -378,7 +378,7 @@ private struct CalendarTime {
 
     private static func encode(_ value: Int64, _ mode: RealTimeClock.StatusB) -> UInt8 {
         let byte = UInt8(truncatingIfNeeded: value)
-        return mode.contains(.binary) ? byte : byte / 10 << 4 | byte % 10
+        return mode.contains(.binary) ? byte : (byte / 10) << 4 | byte % 10
     }
 
     private static func decode(_ cell: UInt8, _ mode: RealTimeClock.StatusB) -> Int64 {
