@@ -173,7 +173,7 @@ extension Core {
     }
 
     private mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) {
-        guard let answer = x87.compareForFlags(index, isUnordered: isUnordered, pops: pops) else { return }
+        let answer = x87.compareForFlags(index, isUnordered: isUnordered, pops: pops)
         setFlags(
             cf: answer.contains(.condition0), pf: answer.contains(.condition2), af: false,
             zf: answer.contains(.condition3), sf: false, of: false)

@@ -93,7 +93,7 @@ extension X87 {
     private mutating func comparison(
         _ source: X87Source, isUnordered: Bool, conditions: X87Status
     ) -> (answer: X87Status, isBlocked: Bool) {
-        if source.isEmpty || !isValid(0) { return (.comparison, !stackFault(conditions: conditions)) }
+        if source.isEmpty || !isValid(0) { return (.comparison, !stackFault()) }
         let a = self[st: 0]
         var flags: UInt16 = 0
         if source.wasDenormal && !a.isNaN && !a.isUnsupported { flags = X87Status.denormal.rawValue }
@@ -114,11 +114,11 @@ extension X87 {
         for _ in 0..<pops { pop() }
     }
 
-    /// FCOMI and FUCOMI: the answer as ZF (C3), PF (C2) and CF (C0). The condition bits stay.
-    mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) -> X87Status? {
+    /// FCOMI and FUCOMI: the answer as ZF (C3), PF (C2) and CF (C0), whatever exceptions there are. The condition bits
+    /// stay, but for C1 on a stack fault.
+    mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) -> X87Status {
         let (answer, isBlocked) = comparison(source(index), isUnordered: isUnordered, conditions: [])
-        guard !isBlocked else { return nil }
-        if pops { pop() }
+        if pops && !isBlocked { pop() }
         return answer
     }
 
@@ -184,8 +184,8 @@ extension X87 {
         if operation.pops { pop() }
     }
 
-    /// FPREM and FPREM1. C2 says that the reduction is incomplete; C0, C3 and C1 have the quotient's low bits. An
-    /// invalid operation leaves C0 and C3 alone.
+    /// FPREM and FPREM1. C2 says that the reduction is incomplete; C0, C3 and C1 have the quotient's low bits;
+    /// without a quotient C0 and C3 stay.
     mutating func remainder(isNearest: Bool) {
         guard areValid(1) else {
             if stackFault(conditions: [.condition1, .condition2]) { self[st: 0] = .indefinite }
@@ -196,8 +196,10 @@ extension X87 {
         // No sticky flags: whether this instruction is invalid must show.
         let result =
             isNearest ? chost_x87_remainder_nearest(a, b, control, 0) : chost_x87_remainder(a, b, control, 0)
-        let isInvalid = result.status & X87Status.invalid.rawValue != 0
-        record(result.status, isInvalid ? [.condition1, .condition2] : .conditions)
+        let hasQuotient =
+            result.status & X87Status.invalid.rawValue == 0 && !isBlocked(result.status) && !self[st: 0].isNaN
+            && !self[st: 1].isNaN
+        record(result.status, hasQuotient ? .conditions : [.condition1, .condition2])
         if !isBlocked(result.status) { self[st: 0] = X87Register(result.st0) }
     }
 

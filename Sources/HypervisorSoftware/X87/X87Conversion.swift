@@ -169,7 +169,8 @@ extension X87 {
 
     /// FSTP ST(i) as D9 D8+i: an empty ST(0) is no stack fault, and nothing is stored.
     mutating func storeQuietly(register index: UInt8) {
-        if isValid(0) { return store(register: index, pops: true) }
+        record(0)
+        if isValid(0) { self[st: index] = self[st: 0] }
         pop()
     }
 
