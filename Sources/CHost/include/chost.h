@@ -3,4 +3,5 @@
 #pragma once
 
 #include "chost_memory.h"
+#include "chost_vector.h"
 #include "chost_x87.h"
