@@ -87,7 +87,8 @@ struct Difference: CustomStringConvertible {
         if let listing = disassembly(instance.code) { text += "  \(listing)\n" }
         text += "  from:"
         for number in 0..<16 { text += " \(Self.names[number])=\(hex(state[number]))" }
-        text += " rflags=\(hex(state.flags))\n  x87 tag, status, control \(hex(state[fx: 0])) mxcsr \(hex(state[fx: 3]))"
+        text +=
+            " rflags=\(hex(state.flags))\n  x87 tag, status, control \(hex(state[fx: 0])) mxcsr \(hex(state[fx: 3]))"
         for index in 0..<8 { text += " st\(index)=\(hex(state[fx: 5 + index * 2]))'\(hex(state[fx: 4 + index * 2]))" }
         text += "\n "
         for number in 0..<16 { text += " xmm\(number)=\(hex(state.xmm(number).1))'\(hex(state.xmm(number).0))" }

@@ -209,6 +209,16 @@ struct InstanceGenerator {
         var immediate = edgeInteger()
         if form.treatment == .relative { immediate = 4 }
         var target: UInt64?
+        switch form.treatment {
+        case .enter:
+            immediate = UInt64(random.below(0x400) | (random.chance(50) ? 0 : random.below(4) << 16))
+            state[5] = place(form) & ~7
+        case .maskMove: state[7] = place(form)
+        case .absolute:
+            immediate = place(form)
+            target = immediate
+        default: break
+        }
         if form.hasModRM {
             let reg = form.reg ?? UInt8(random.below(16))
             if isMemory {
@@ -218,7 +228,6 @@ struct InstanceGenerator {
             } else {
                 let rm = form.rm ?? UInt8(random.below(16))
                 encoder.setRegister(reg: reg, rm: rm)
-                // The destinations of a register form may be the window's pointer, for PUSH and the like.
             }
         } else {
             encoder.rex |= UInt8(random.below(2))
@@ -340,7 +349,7 @@ struct InstanceGenerator {
         let filler: [UInt8] = [0x4d, 0x8d, 0x7f, 0x01]  // LEA R15, [R15 + 1]
         let end = ProcessorState.codeStart &+ UInt64(instance.code.count)
         switch instance.form.treatment {
-        case .plain, .string: break
+        case .plain, .string, .enter, .absolute, .maskMove: break
         case .relative: instance.code += filler
         case .indirect:
             instance.code += filler
@@ -360,6 +369,12 @@ struct InstanceGenerator {
                 let offset = Int(target &- ProcessorState.windowStart)
                 let word = encoder.operandPrefix ? 2 : 4
                 instance.ignoredWindow = offset + word * 3..<offset + word * 7
+            }
+        case .storesImage:
+            if let target = instance.target {
+                // FOP, FIP and FDP.
+                let offset = Int(target &- ProcessorState.windowStart)
+                instance.ignoredWindow = offset + 6..<offset + 24
             }
         }
     }

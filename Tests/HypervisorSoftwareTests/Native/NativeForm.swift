@@ -37,8 +37,14 @@ struct NativeForm: CustomStringConvertible, Sendable {
         case returns
         case string
         case popFlags
-        /// A memory operand that is written in a format with host-dependent fields.
-        case storesEnvironment
+        /// RBP in the window, few nesting levels.
+        case enter
+        /// The immediate is an address.
+        case absolute
+        /// RDI in the window.
+        case maskMove
+        /// A memory operand that is written in a format with host-dependent fields: FSTENV, FSAVE and FXSAVE.
+        case storesEnvironment, storesImage
     }
 
     var name: String
