@@ -25,6 +25,10 @@ public protocol VirtualCPU: AnyObject {
     func requestExit()
     func saveState() -> CPUState
     func restoreState(_ state: CPUState) throws(SnapshotError)
+    /// Guest time has jumped: brings a paravirtual clock in guest memory up to date.
+    func guestTimeChanged()
+    /// A non-maskable interrupt.
+    func raiseNMI()
 }
 
 /// The local interrupt controller as the processor sees it; absent where the backend has its own.

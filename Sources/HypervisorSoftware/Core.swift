@@ -95,20 +95,24 @@ struct Core: ~Copyable {
     /// Instructions executed since power-on.
     var executed: UInt64 = 0
     let index: Int
+    let configuration: SoftwareConfiguration
     let bus: Bus
     let clock: GuestClock
     let interrupts: any LocalInterruptController
 
     init(
-        index: Int, memory: GuestMemory, bus: Bus, clock: GuestClock, interrupts: any LocalInterruptController
+        index: Int, configuration: SoftwareConfiguration, memory: GuestMemory, bus: Bus, clock: GuestClock,
+        interrupts: any LocalInterruptController
     ) {
         self.index = index
+        self.configuration = configuration
         self.bus = bus
         self.clock = clock
         self.interrupts = interrupts
         translations = TranslationBuffer()
         physical = PhysicalMemory(memory)
         blocks = BlockCache()
+        general[Int(RegisterIndex.fourGiB)] = 1 << 32
     }
 
     deinit {
@@ -139,6 +143,12 @@ struct Core: ~Copyable {
             flags.bits = newValue
             systemFlags = newValue & ~Flags.status.rawValue & 0x3f_7fd7 | 2
         }
+    }
+
+    /// MMX register `n`, 0 to 7, with what writing one does to the x87 state.
+    subscript(mm n: UInt8) -> UInt64 {
+        get { x87[mmx: n] }
+        set { x87[mmx: n] = newValue }
     }
 
     func has(_ flag: Flags) -> Bool { systemFlags & flag.rawValue != 0 }

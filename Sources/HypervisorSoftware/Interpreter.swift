@@ -2,6 +2,7 @@
 // The interpreter: finds or decodes blocks and runs them, one switch over pre-decoded instructions.
 
 import Hypervisor
+import X86
 
 extension Core {
     /// Runs until about `slice` instructions are done or the processor stops.

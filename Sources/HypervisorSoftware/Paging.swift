@@ -2,6 +2,7 @@
 // Linear to physical: the page walk with accessed and dirty bits. Intel SDM volume 3, chapter 4.
 
 import GuestMemory
+import X86
 
 /// What an access does to memory.
 enum Access {

@@ -93,7 +93,7 @@ enum AccessSet: Int {
         let position = position(linear, set)
         // SAFETY: `position` is in range by its mask.
         let entry = unsafe entries + position
-        let addend = unsafe UInt64(UInt(bitPattern: host)) &- page
+        let addend = UInt64(UInt(bitPattern: host)) &- page
         let same =
             unsafe entry.pointee.addend == addend
             && (entry.pointee.readTag == page || entry.pointee.writeTag == page || entry.pointee.fetchTag == page)

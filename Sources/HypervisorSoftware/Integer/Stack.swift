@@ -119,7 +119,7 @@ extension Core {
         case .fwait:
             let both = ControlRegister0.monitorCoprocessor | ControlRegister0.taskSwitched
             if cr0 & both == both { throw .deviceNotAvailable }
-            try x87.checkPending()
+            if x87.hasPendingException { throw .x87Error }
         case .fxsave: try saveFloatingPoint(i)
         case .fxrstor: try restoreFloatingPoint(i)
         case .ldmxcsr:

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Control and debug registers and what their bits switch. Intel SDM volume 3, 2.5 and 17.2.
 
+import Hypervisor
+import X86
+
 extension Core {
     mutating func controlRegister(_ operation: Operation, _ i: DecodedInstruction) throws(Fault) {
         switch operation {

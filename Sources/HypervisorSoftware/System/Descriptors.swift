@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Segment descriptors: reading tables, loading segment registers. Intel SDM volume 3, chapters 3 and 5.
 
+import X86
+
 /// A code, data or system descriptor taken apart. SDM volume 3, figure 3-8.
 struct Descriptor {
     var base: UInt64

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Delivery of exceptions and interrupts through the IDT, and IRET. Intel SDM volume 3, chapter 6.
 
+import X86
+
 /// What is delivered through the interrupt descriptor table.
 struct Event {
     enum Kind {

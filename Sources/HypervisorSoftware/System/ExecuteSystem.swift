@@ -2,6 +2,7 @@
 // System instructions, port I/O and everything else after which the processor looks for interrupts. SDM volume 2.
 
 import Bus
+import Hypervisor
 import X86
 
 extension Core {
@@ -123,7 +124,7 @@ extension Core {
         }
     }
 
-    /// LDS, LES, LFS, LGS and LSS: the segment is in the opcode, kept in `operation`'s immediate by the decoder.
+    /// LDS, LES, LFS, LGS and LSS: the decoder puts the segment into the immediate.
     private mutating func loadFarPointer(_ i: DecodedInstruction) throws(Fault) {
         let address = effectiveAddress(i)
         let selector = try load(UInt16.self, at: address &+ UInt64(i.operandSize))
@@ -182,7 +183,7 @@ extension Core {
                 if !isCanonical(base) { throw .generalProtection(0) }
             } else {
                 base = UInt64(try load(UInt32.self, at: address &+ 2))
-                if mode == .bits16, !i.traits.contains(.operandOverride) { base &= 0xff_ffff }
+                if i.operandSize == 2 { base &= 0xff_ffff }
             }
             if operation == .lgdt {
                 gdt = DescriptorTableState(base: base, limit: limit)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // IRET, far JMP, CALL and RET, SYSCALL, SYSRET, SYSENTER, SYSEXIT. Intel SDM volume 2 and volume 3, 5.8.
 
+import X86
+
 extension Core {
     mutating func interruptReturn(_ i: DecodedInstruction) throws(Fault) {
         nmiBlocked = false

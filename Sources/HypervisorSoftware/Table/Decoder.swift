@@ -199,6 +199,7 @@ struct Decoder {
         case .fixed16: 2
         case .doubleWord: rexW ? 8 : 4
         case .register: mode == .bits64 ? 8 : 4
+        case .table: mode == .bits64 ? 8 : operandSize(.word)
         case .word:
             switch mode {
             case .bits64: rexW ? 8 : operandPrefix ? 2 : 4
@@ -257,7 +258,7 @@ struct Decoder {
         }
         result.operandSize = size
         if form.operation == .crc32 { result.immediate = rexW ? 8 : 4 }
-        immediate(&result, form, size)
+        immediate(&result, form, opcode, size)
         if repPrefix == 0xf3 { result.traits.insert(.rep) }
         if repPrefix == 0xf2 { result.traits.insert(.repne) }
         if lockPrefix, form.traits.contains(.lockable), result.isMemory { result.traits.insert(.lock) }
@@ -314,7 +315,9 @@ struct Decoder {
         if form.form == .opcodeRegisterImmediate { result.shape = Form.rmImmediate.rawValue }
     }
 
-    private mutating func immediate(_ result: inout DecodedInstruction, _ form: InstructionForm, _ size: UInt8) {
+    private mutating func immediate(
+        _ result: inout DecodedInstruction, _ form: InstructionForm, _ opcode: UInt8, _ size: UInt8
+    ) {
         switch form.immediate {
         case .none: break
         case .byte: result.immediate = next(bytes: 1)
@@ -330,6 +333,7 @@ struct Decoder {
             let offset = next(bytes: size == 2 ? 2 : 4)
             result.immediate = offset | next(bytes: 2) << 32
         }
+        if form.operation == .loadFarPointer { result.immediate = UInt64(Self.farPointerSegment(opcode)) }
         if form.form == .relative {
             // The offset of the target from the page base: see `DecodedInstruction.immediate`.
             let target = result.immediate &+ UInt64(result.pageOffset) &+ UInt64(position)
@@ -338,11 +342,23 @@ struct Decoder {
         }
     }
 
+    /// The segment register that LES, LDS, LSS, LFS or LGS loads.
+    private static func farPointerSegment(_ opcode: UInt8) -> UInt8 {
+        switch opcode {
+        case 0xc4: SegmentIndex.es
+        case 0xc5: SegmentIndex.ds
+        case 0xb2: SegmentIndex.ss
+        case 0xb4: SegmentIndex.fs
+        default: SegmentIndex.gs
+        }
+    }
+
     private mutating func x87(_ result: inout DecodedInstruction, _ opcode: UInt8) -> Bool {
         if isRegisterForm { result.rm = rmField } else { memoryOperand(&result) }
         guard let form = X87Form.lookup(opcode: opcode, modRM: modRM) else { return false }
         result.operation = form.operation.rawValue
         result.shape = form.memory.rawValue
+        result.immediate = UInt64(opcode & 7) << 8 | UInt64(modRM)
         result.reg = regField
         result.operandSize = operandSize(.word) == 2 ? 2 : 4
         result.handler = .x87

@@ -2,7 +2,7 @@
 // The columns of the instruction table. Intel SDM volume 2, appendix A.
 
 /// Where an opcode byte is looked up.
-package enum OpcodeMap: UInt8 {
+package enum OpcodeMap: UInt8, Sendable {
     case primary = 0
     /// After 0F.
     case map0F = 1
@@ -59,6 +59,8 @@ package enum SizeRule: UInt8 {
     case doubleWord
     /// 32 bits outside 64-bit mode, 64 in it.
     case register
+    /// As `register`, but 16 or 32 bits by prefix outside 64-bit mode: descriptor-table registers.
+    case table
     case fixed16
 }
 

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conversion between the core and the neutral CPU state, with validation. State may come from a hostile file.
+
+import Snapshot
+import X86
+
+extension Core {
+    private static let layer = "vcpu"
+
+    /// Everything the guest can observe of this processor.
+    func saveState() -> CPUState {
+        var state = CPUState.reset
+        for n in 0..<16 { state.general[n] = general[n] }
+        state.rip = rip
+        state.rflags = rflags
+        state.segments = (0..<6).map { segmentState(segments[$0], base: segmentBase[$0]) }
+        state.ldt = segmentState(ldt, base: ldtBase)
+        state.task = segmentState(task, base: taskBase)
+        state.gdt = gdt
+        state.idt = idt
+        state.cr0 = cr0
+        state.cr2 = cr2
+        state.cr3 = cr3
+        state.cr4 = cr4
+        state.debug = (0..<6).map { debug[$0] }
+        x87.save(to: &state.floatingPoint)
+        state.floatingPoint.mxcsr = mxcsr
+        state.floatingPoint.xmm = (0..<32).map { xmm[$0] }
+        state.msr = msr
+        state.activity = activity
+        state.interruptShadow = interruptShadow
+        return state
+    }
+
+    private func segmentState(_ segment: Segment, base: UInt64) -> SegmentState {
+        SegmentState(
+            selector: segment.selector, base: base, limit: segment.limit, attributes: segment.attributes.rawValue)
+    }
+
+    /// Validates all of `state`, then assigns it.
+    mutating func restoreState(_ state: CPUState) throws(SnapshotError) {
+        try Self.validate(state)
+        let newX87 = try X87(state.floatingPoint)
+        for n in 0..<16 { general[n] = state.general[n] }
+        rip = state.rip
+        rflags = state.rflags
+        for n in 0..<6 {
+            segments[n] = Segment(state.segments[n])
+            segmentBase[n] = state.segments[n].base
+        }
+        ldt = Segment(state.ldt)
+        ldtBase = state.ldt.base
+        task = Segment(state.task)
+        taskBase = state.task.base
+        gdt = state.gdt
+        idt = state.idt
+        cr0 = state.cr0
+        cr2 = state.cr2
+        cr3 = state.cr3
+        cr4 = state.cr4
+        for n in 0..<6 { debug[n] = state.debug[n] }
+        x87 = newX87
+        mxcsr = state.floatingPoint.mxcsr
+        for n in 0..<32 { xmm[n] = state.floatingPoint.xmm[n] }
+        msr = state.msr
+        activity = state.activity
+        interruptShadow = state.interruptShadow
+        pendingNMI = false
+        nmiBlocked = false
+        failure = nil
+        privilege = Self.privilege(state)
+        updateMode()
+        flushTranslations()
+    }
+
+    /// CPL is the privilege of SS; 3 in virtual-8086 mode, 0 in real mode.
+    private static func privilege(_ state: CPUState) -> UInt8 {
+        if state.cr0 & ControlRegister0.protection == 0 { return 0 }
+        if state.rflags & Flags.virtual8086.rawValue != 0 { return 3 }
+        return UInt8(state.segments[Int(SegmentIndex.cs)].selector & 3)
+    }
+
+    private static func validate(_ state: CPUState) throws(SnapshotError) {
+        try require(state.general.count == 16, layer: layer, field: "general", value: state.general.count, allowed: "16 registers")
+        try require(state.segments.count == 6, layer: layer, field: "segments", value: state.segments.count, allowed: "6 segments")
+        try require(state.debug.count == 6, layer: layer, field: "debug", value: state.debug.count, allowed: "6 registers")
+        let floating = state.floatingPoint
+        try require(floating.xmm.count == 32, layer: layer, field: "xmm", value: floating.xmm.count, allowed: "32 halves")
+        try require(floating.mxcsr <= 0xffff, layer: layer, field: "mxcsr", value: floating.mxcsr, allowed: "0 to 65535")
+        try require(
+            state.rflags & ~0x3f_7fd7 == 0 && state.rflags & 2 != 0, layer: layer, field: "rflags",
+            value: state.rflags, allowed: "without reserved bits")
+        try require(
+            state.cr0 & ~(ControlRegister0.writable | ControlRegister0.extensionType) == 0, layer: layer, field: "cr0",
+            value: state.cr0, allowed: "without reserved bits")
+        let paging = state.cr0 & ControlRegister0.paging != 0
+        try require(
+            !paging || state.cr0 & ControlRegister0.protection != 0, layer: layer, field: "cr0", value: state.cr0,
+            allowed: "protected mode when paging is on")
+        try require(
+            state.cr4 & ~ControlRegister4.writable == 0, layer: layer, field: "cr4", value: state.cr4,
+            allowed: "features of the CPU model only")
+        let efer = state.msr.efer
+        let knownEFER = ExtendedFeatures.writable | ExtendedFeatures.longModeActive
+        try require(efer & ~knownEFER == 0, layer: layer, field: "efer", value: efer, allowed: "without reserved bits")
+        let active = efer & ExtendedFeatures.longModeActive != 0
+        let canBeActive =
+            paging && efer & ExtendedFeatures.longModeEnable != 0
+            && state.cr4 & ControlRegister4.physicalAddressExtension != 0
+        try require(
+            active == (paging && efer & ExtendedFeatures.longModeEnable != 0) && (!active || canBeActive), layer: layer,
+            field: "efer", value: efer, allowed: "LMA as LME, PG and PAE say")
+        try require(state.cr3 >> 52 == 0, layer: layer, field: "cr3", value: state.cr3, allowed: "a physical address")
+        for segment in state.segments + [state.ldt, state.task] {
+            try require(
+                segment.attributes <= 0x1_ffff, layer: layer, field: "segment attributes", value: segment.attributes,
+                allowed: "0 to 0x1ffff")
+        }
+    }
+}
+
+extension Segment {
+    init(_ state: SegmentState) {
+        self.init(
+            selector: state.selector, limit: state.limit, attributes: SegmentAttributes(rawValue: state.attributes))
+    }
+}

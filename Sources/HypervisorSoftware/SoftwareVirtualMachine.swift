@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The software backend behind the `Hypervisor` protocols: a virtual machine whose processors are interpreted.
+
+public import Bus
+public import GuestMemory
+public import Hypervisor
+public import Snapshot
+public import X86
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+/// What all processors of a machine have in common.
+struct SoftwareConfiguration {
+    let model: CPUModel
+    let processors: Int
+}
+
+/// A machine whose processors run in software.
+public final class SoftwareVirtualMachine: VirtualMachine {
+    private let memory: GuestMemory
+    private let bus: Bus
+    private let clock: GuestClock
+    private let configuration: SoftwareConfiguration
+
+    public init(memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int) {
+        self.memory = memory
+        self.bus = bus
+        self.clock = clock
+        configuration = SoftwareConfiguration(model: model, processors: processors)
+    }
+
+    public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {
+        SoftwareVirtualCPU(
+            index: index, configuration: configuration, memory: memory, bus: bus, clock: clock, interrupts: interrupts)
+    }
+}
+
+/// One interpreted processor.
+///
+/// `run` and the state belong to one thread; `requestExit` may come from any.
+public final class SoftwareVirtualCPU: VirtualCPU {
+    /// Instructions between two looks at clocks and requests: well under a tenth of a millisecond.
+    private static let slice = 20_000
+
+    var core: Core
+    /// Keeps guest RAM mapped while the core has pointers into it.
+    private let memory: GuestMemory
+
+    init(
+        index: Int, configuration: SoftwareConfiguration, memory: GuestMemory, bus: Bus, clock: GuestClock,
+        interrupts: any LocalInterruptController
+    ) {
+        self.memory = memory
+        core = Core(
+            index: index, configuration: configuration, memory: memory, bus: bus, clock: clock, interrupts: interrupts)
+        do throws(SnapshotError) { try core.restoreState(.reset) } catch { core.failure = error.description }
+        if index > 0 { core.activity = .waitingForStartup }
+    }
+
+    public func run() -> VirtualCPUExit { core.run(slice: Self.slice) }
+
+    /// Slices are short: `run` comes back by itself.
+    public func requestExit() {}
+
+    public func saveState() -> CPUState { core.saveState() }
+
+    public func restoreState(_ state: CPUState) throws(SnapshotError) { try core.restoreState(state) }
+
+    public func guestTimeChanged() { core.writeKVMSystemTime(stopped: true) }
+
+    public func raiseNMI() { core.pendingNMI = true }
+
+    /// Instructions executed since the machine was made, and blocks decoded.
+    public var statistics: (instructions: UInt64, blocks: Int) { (core.executed, core.blocks.decoded) }
+}
