@@ -79,7 +79,7 @@ static inline struct chost_x87_result chost_x87_unpack(const struct chost_x87_im
         chost_x87_enter(control, sticky);                                                                    \
         __asm__ volatile("fldt %[b]\n\tfldt %[a]\n\t" INSTRUCTION                                            \
                          "\n\tfnstsw %[status]\n\tfstpt %[st0]\n\t" REST                                     \
-                         : [st0] "=m"(r.st0), [status] "=a"(r.status)                                        \
+                         : [st0] "=m"(r.st0), [status] "=&a"(r.status)                                        \
                          : [a] "m"(a), [b] "m"(b)                                                            \
                          : CHOST_X87_CLOBBERS);                                                              \
         chost_x87_leave(control);                                                                            \
@@ -114,7 +114,7 @@ static inline struct chost_x87_result chost_x87_unpack(const struct chost_x87_im
         } else {                                                                                             \
             chost_x87_enter(control, sticky);                                                                \
             __asm__ volatile("fldt %[a]\n\t" INSTRUCTION " %[memory]\n\tfnstsw %[status]"                    \
-                             : [memory] "+m"(memory), [status] "=a"(r.status)                                \
+                             : [memory] "+m"(memory), [status] "=&a"(r.status)                                \
                              : [a] "m"(a)                                                                    \
                              : CHOST_X87_CLOBBERS);                                                          \
             chost_x87_leave(control);                                                                        \

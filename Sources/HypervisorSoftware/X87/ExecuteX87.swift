@@ -82,6 +82,7 @@ extension Core {
         case .loadZero: loadConstant(.zero)
         case .store: x87.store(register: i.rm & 7, pops: false)
         case .storePop: x87.store(register: i.rm & 7, pops: true)
+        case .storePopQuietly: x87.storeQuietly(register: i.rm & 7)
         case .exchange: x87.exchange(i.rm & 7)
         case .storeReal32: try store(.real32, i, pops: false)
         case .storePopReal32: try store(.real32, i)
@@ -113,8 +114,10 @@ extension Core {
     @inline(__always)
     private mutating func store(_ format: X87StoreFormat, _ i: DecodedInstruction, pops: Bool = true) throws(Fault) {
         let result = x87.prepareStore(format)
-        if !result.isBlocked {
-            let address = effectiveAddress(i)
+        let address = effectiveAddress(i)
+        if result.isBlocked {
+            try checkWritable(address, format.size, accessSet)
+        } else {
             switch format {
             case .integer16, .truncated16: try store(UInt16(truncatingIfNeeded: result.low), at: address)
             case .real32, .integer32, .truncated32: try store(UInt32(truncatingIfNeeded: result.low), at: address)
@@ -158,8 +161,8 @@ extension Core {
         case .sine: x87.unary(.sine)
         case .cosine: x87.unary(.cosine)
         case .scale: x87.binary(.scale)
-        case .remainder: x87.binary(.remainder)
-        case .remainderNearest: x87.binary(.remainderNearest)
+        case .remainder: x87.remainder(isNearest: false)
+        case .remainderNearest: x87.remainder(isNearest: true)
         case .logarithm: x87.binary(.logarithm)
         case .logarithmPlusOne: x87.binary(.logarithmPlusOne)
         case .arctangent: x87.binary(.arctangent)
@@ -170,7 +173,7 @@ extension Core {
     }
 
     private mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) {
-        guard let answer = x87.compareForFlags(index, isUnordered: isUnordered, pops: pops) else { return }
+        let answer = x87.compareForFlags(index, isUnordered: isUnordered, pops: pops)
         setFlags(
             cf: answer.contains(.condition0), pf: answer.contains(.condition2), af: false,
             zf: answer.contains(.condition3), sf: false, of: false)

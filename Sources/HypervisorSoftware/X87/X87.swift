@@ -159,12 +159,12 @@ package struct X87: Sendable {
     }
 
     /// A register that should hold a value is empty, or one that should be empty is not.
-    /// Returns whether the masked answer is to be given.
+    /// Clears `conditions`, but for C1 on overflow; returns whether the masked answer is to be given.
     @inline(never)
-    mutating func stackFault(isOverflow: Bool = false) -> Bool {
+    mutating func stackFault(isOverflow: Bool = false, conditions: X87Status = .condition1) -> Bool {
         var flags: X87Status = [.invalid, .stackFault]
         if isOverflow { flags.insert(.condition1) }
-        record(flags.rawValue)
+        record(flags.rawValue, conditions)
         return !isBlocked(flags.rawValue)
     }
 

@@ -24,13 +24,13 @@ extension X87Register {
 
 /// An instruction with two operands and one result, for the host.
 enum X87Binary {
-    case remainder, remainderNearest, scale, logarithm, logarithmPlusOne, arctangent
+    case scale, logarithm, logarithmPlusOne, arctangent
 
     /// The result goes to ST(1) and ST(0) is popped.
     var pops: Bool {
         switch self {
         case .logarithm, .logarithmPlusOne, .arctangent: true
-        case .remainder, .remainderNearest, .scale: false
+        case .scale: false
         }
     }
 }
@@ -60,7 +60,8 @@ extension X87 {
         } else {
             let a = self[st: destination]
             var flags: UInt16 = 0
-            if source.wasDenormal && !a.isNaN && !a.isUnsupported {
+            let dividesByZero = operation == .divideReverse && a.isZero
+            if source.wasDenormal && !a.isNaN && !a.isUnsupported && !dividesByZero {
                 flags = X87Status.denormal.rawValue
                 guard !isBlocked(flags) else { return record(flags) }
             }
@@ -88,9 +89,11 @@ extension X87 {
         }
     }
 
-    /// Compares ST(0) with `source`; nil when an exception keeps the answer back.
-    private mutating func comparison(_ source: X87Source, isUnordered: Bool) -> X87Status? {
-        if source.isEmpty || !isValid(0) { return stackFault() ? .comparison : nil }
+    /// Compares ST(0) with `source`: the answer as C3, C2 and C0, and whether an exception keeps the stack as it is.
+    private mutating func comparison(
+        _ source: X87Source, isUnordered: Bool, conditions: X87Status
+    ) -> (answer: X87Status, isBlocked: Bool) {
+        if source.isEmpty || !isValid(0) { return (.comparison, !stackFault()) }
         let a = self[st: 0]
         var flags: UInt16 = 0
         if source.wasDenormal && !a.isNaN && !a.isUnsupported { flags = X87Status.denormal.rawValue }
@@ -99,22 +102,23 @@ extension X87 {
         let result =
             isUnordered ? chost_x87_compare_unordered(x, y, control, sticky) : chost_x87_compare(x, y, control, sticky)
         flags |= result.status & X87Status.exceptions.rawValue
-        record(flags)
-        guard !isBlocked(flags) else { return nil }
-        return X87Status(rawValue: result.status).intersection(.comparison)
+        record(flags, conditions)
+        return (X87Status(rawValue: result.status).intersection(.comparison), isBlocked(flags))
     }
 
-    /// FCOM, FUCOM, FTST and those that pop. The answer is in C3, C2 and C0.
+    /// FCOM, FUCOM, FTST and those that pop. The answer is in C3, C2 and C0, whatever exceptions there are.
     mutating func compare(_ source: X87Source, isUnordered: Bool = false, pops: Int = 0) {
-        guard let answer = comparison(source, isUnordered: isUnordered) else { return }
+        let (answer, isBlocked) = comparison(source, isUnordered: isUnordered, conditions: .condition1)
         status = status.subtracting(.comparison).union(answer)
+        guard !isBlocked else { return }
         for _ in 0..<pops { pop() }
     }
 
-    /// FCOMI and FUCOMI: the answer as ZF (C3), PF (C2) and CF (C0).
-    mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) -> X87Status? {
-        guard let answer = comparison(source(index), isUnordered: isUnordered) else { return nil }
-        if pops { pop() }
+    /// FCOMI and FUCOMI: the answer as ZF (C3), PF (C2) and CF (C0), whatever exceptions there are. The condition bits
+    /// stay, but for C1 on a stack fault.
+    mutating func compareForFlags(_ index: UInt8, isUnordered: Bool, pops: Bool) -> X87Status {
+        let (answer, isBlocked) = comparison(source(index), isUnordered: isUnordered, conditions: [])
+        if pops && !isBlocked { pop() }
         return answer
     }
 
@@ -138,25 +142,22 @@ extension X87 {
     }
 
     mutating func unary(_ operation: X87Unary) {
+        let isPeriodic = operation == .sine || operation == .cosine
+        let conditions: X87Status = isPeriodic ? [.condition1, .condition2] : .condition1
         guard isValid(0) else {
-            if stackFault() { self[st: 0] = .indefinite }
+            if stackFault(conditions: conditions) { self[st: 0] = .indefinite }
             return
         }
         let a = chost_x87_register(self[st: 0])
         let b = chost_x87_register(.zero)
-        let result: chost_x87_result
-        var conditions = X87Status.condition1
-        switch operation {
-        case .squareRoot: result = chost_x87_square_root(a, b, control, sticky)
-        case .round: result = chost_x87_round(a, b, control, sticky)
-        case .exponential: result = chost_x87_exponential(a, b, control, sticky)
-        case .sine:
-            result = chost_x87_sine(a, b, control, sticky)
-            conditions.insert(.condition2)
-        case .cosine:
-            result = chost_x87_cosine(a, b, control, sticky)
-            conditions.insert(.condition2)
-        }
+        let result =
+            switch operation {
+            case .squareRoot: chost_x87_square_root(a, b, control, sticky)
+            case .round: chost_x87_round(a, b, control, sticky)
+            case .exponential: chost_x87_exponential(a, b, control, sticky)
+            case .sine: chost_x87_sine(a, b, control, sticky)
+            case .cosine: chost_x87_cosine(a, b, control, sticky)
+            }
         record(result.status, conditions)
         if !isBlocked(result.status) { self[st: 0] = X87Register(result.st0) }
     }
@@ -166,21 +167,14 @@ extension X87 {
         if areValid(1) {
             let a = chost_x87_register(self[st: 0])
             let b = chost_x87_register(self[st: 1])
-            let result: chost_x87_result
-            var conditions = X87Status.condition1
-            switch operation {
-            case .remainder:
-                result = chost_x87_remainder(a, b, control, sticky)
-                conditions = .conditions
-            case .remainderNearest:
-                result = chost_x87_remainder_nearest(a, b, control, sticky)
-                conditions = .conditions
-            case .scale: result = chost_x87_scale(a, b, control, sticky)
-            case .logarithm: result = chost_x87_logarithm(a, b, control, sticky)
-            case .logarithmPlusOne: result = chost_x87_logarithm_plus_one(a, b, control, sticky)
-            case .arctangent: result = chost_x87_arctangent(a, b, control, sticky)
-            }
-            record(result.status, conditions)
+            let result =
+                switch operation {
+                case .scale: chost_x87_scale(a, b, control, sticky)
+                case .logarithm: chost_x87_logarithm(a, b, control, sticky)
+                case .logarithmPlusOne: chost_x87_logarithm_plus_one(a, b, control, sticky)
+                case .arctangent: chost_x87_arctangent(a, b, control, sticky)
+                }
+            record(result.status)
             guard !isBlocked(result.status) else { return }
             self[st: destination] = X87Register(result.st0)
         } else {
@@ -190,25 +184,42 @@ extension X87 {
         if operation.pops { pop() }
     }
 
+    /// FPREM and FPREM1. C2 says that the reduction is incomplete; C0, C3 and C1 have the quotient's low bits;
+    /// without a quotient C0 and C3 stay.
+    mutating func remainder(isNearest: Bool) {
+        guard areValid(1) else {
+            if stackFault(conditions: [.condition1, .condition2]) { self[st: 0] = .indefinite }
+            return
+        }
+        let a = chost_x87_register(self[st: 0])
+        let b = chost_x87_register(self[st: 1])
+        // No sticky flags: whether this instruction is invalid must show.
+        let result =
+            isNearest ? chost_x87_remainder_nearest(a, b, control, 0) : chost_x87_remainder(a, b, control, 0)
+        let hasQuotient =
+            result.status & X87Status.invalid.rawValue == 0 && !isBlocked(result.status) && !self[st: 0].isNaN
+            && !self[st: 1].isNaN
+        record(result.status, hasQuotient ? .conditions : [.condition1, .condition2])
+        if !isBlocked(result.status) { self[st: 0] = X87Register(result.st0) }
+    }
+
     /// FPTAN, FSINCOS and FXTRACT: ST(0) becomes two registers.
     mutating func split(_ operation: X87Splitting) {
         let isOverflow = isValid(0) && isValid(7)
+        let conditions: X87Status = operation == .extract ? .condition1 : [.condition1, .condition2]
         guard isValid(0), !isOverflow else {
-            guard stackFault(isOverflow: isOverflow) else { return }
+            guard stackFault(isOverflow: isOverflow, conditions: conditions) else { return }
             self[st: 0] = .indefinite
             push(.indefinite)
             return
         }
         let a = chost_x87_register(self[st: 0])
-        let result: chost_x87_result
-        var conditions: X87Status = [.condition1, .condition2]
-        switch operation {
-        case .tangent: result = chost_x87_tangent(a, control)
-        case .sineCosine: result = chost_x87_sine_cosine(a, control)
-        case .extract:
-            result = chost_x87_extract(a, control)
-            conditions = .condition1
-        }
+        let result =
+            switch operation {
+            case .tangent: chost_x87_tangent(a, control)
+            case .sineCosine: chost_x87_sine_cosine(a, control)
+            case .extract: chost_x87_extract(a, control)
+            }
         record(result.status, conditions)
         let isIncomplete = X87Status(rawValue: result.status & conditions.rawValue).contains(.condition2)
         guard !isBlocked(result.status), !isIncomplete else { return }
@@ -219,7 +230,6 @@ extension X87 {
     /// FCMOVcc.
     mutating func move(from index: UInt8, if condition: Bool) {
         if areValid(index) {
-            record(0)
             if condition { self[st: 0] = self[st: index] }
         } else if stackFault() {
             self[st: 0] = .indefinite
@@ -241,7 +251,10 @@ extension X87 {
     }
 
     /// FFREE.
-    mutating func free(_ index: UInt8) { valid &= ~(1 &<< physical(index)) }
+    mutating func free(_ index: UInt8) {
+        record(0)
+        valid &= ~(1 &<< physical(index))
+    }
 
     /// FINCSTP and FDECSTP.
     mutating func rotate(by step: UInt8) {

@@ -101,6 +101,16 @@ enum X87StoreFormat {
     case integer16, integer32, integer64
     case truncated16, truncated32, truncated64
     case decimal
+
+    /// Bytes in memory.
+    var size: Int {
+        switch self {
+        case .integer16, .truncated16: 2
+        case .real32, .integer32, .truncated32: 4
+        case .real64, .integer64, .truncated64: 8
+        case .real80, .decimal: 10
+        }
+    }
 }
 
 /// A store that has been computed but not done: memory may still fault.
@@ -131,7 +141,8 @@ extension X87 {
             }
         }
         record(flags)
-        if !isBlocked(flags) { push(value) }
+        // A denormal operand is loaded even when its exception is not masked.
+        if !isBlocked(flags & X87Status.invalid.rawValue) { push(value) }
     }
 
     /// FLD ST(i).
@@ -154,6 +165,13 @@ extension X87 {
             self[st: index] = .indefinite
         }
         if pops { pop() }
+    }
+
+    /// FSTP ST(i) as D9 D8+i: an empty ST(0) is no stack fault, and nothing is stored.
+    mutating func storeQuietly(register index: UInt8) {
+        record(0)
+        if isValid(0) { self[st: index] = self[st: 0] }
+        pop()
     }
 
     /// Converts ST(0) to `format`; `finish` completes the instruction once memory has the value.

@@ -100,7 +100,7 @@ package struct X87Form: Sendable {
         X87Form(0xd9, 0, "fld", .load),
         X87Form(0xd9, 1, "fxch", .exchange),
         X87Form(0xd9, 2, rm: 0, "fnop", .noOperation),
-        X87Form(0xd9, 3, "fstp", .storePop),
+        X87Form(0xd9, 3, "fstp", .storePopQuietly),
         X87Form(0xd9, 4, rm: 0, "fchs", .changeSign),
         X87Form(0xd9, 4, rm: 1, "fabs", .absolute),
         X87Form(0xd9, 4, rm: 4, "ftst", .test),

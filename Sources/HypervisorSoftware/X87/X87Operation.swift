@@ -50,7 +50,7 @@ package enum X87Operation: UInt16, CaseIterable, Sendable {
     case loadOne, loadLog2Ten, loadLog2E, loadPi, loadLog10Two, loadLnTwo, loadZero
 
     // Stores.
-    case store, storePop, exchange
+    case store, storePop, storePopQuietly, exchange
     case storeReal32, storePopReal32, storeReal64, storePopReal64, storePopReal80
     case storeInteger16, storePopInteger16, storeInteger32, storePopInteger32, storePopInteger64
     case storeTruncated16, storeTruncated32, storeTruncated64, storePopDecimal

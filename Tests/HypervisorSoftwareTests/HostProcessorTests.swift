@@ -4,7 +4,7 @@
 import Testing
 
 @Suite(.enabled(if: NativeRunner.isAvailable))
-struct NativeRunnerTests {
+struct HostProcessorTests {
     private func run(_ code: [UInt8], _ prepare: (inout ProcessorState) -> Void = { _ in }) throws -> (
         ProcessorState, Outcome
     ) {
