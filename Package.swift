@@ -52,6 +52,10 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+        .target(name: "CNative", path: "Tests/Support/CNative"),
+        .testTarget(
+            name: "HypervisorSoftwareTests",
+            dependencies: ["CNative", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
     ],
     swiftLanguageModes: [.v6]
 )

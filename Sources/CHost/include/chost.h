@@ -4,3 +4,4 @@
 
 #include "chost_memory.h"
 #include "chost_vector.h"
+#include "chost_x87.h"

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoded blocks: runs of instructions of one page, found by physical address and by where they last ran.
+
+/// A block's first slot in the arena: the same size as an instruction.
+struct BlockHeader {
+    /// Physical address of the first byte.
+    var physical: UInt64
+    /// Instructions in the block. A block that is no longer valid has a count that ends any time slice.
+    var count: Int32
+    /// Next block with the same hash, or 0.
+    var hashNext: UInt32
+    /// Next block decoded from the same page, or 0.
+    var pageNext: UInt32
+    var pageOffset: UInt16
+    var mode: CodeMode
+    var isValid: Bool
+}
+
+/// The arena of decoded instructions with its two indices. A slot number of 0 means none.
+@safe struct BlockCache {
+    /// Slots of 32 bytes; the memory is touched only as it is used.
+    static let capacity = 1 << 20
+    /// Most slots that one block takes: header, instructions and the closing slot.
+    static let longestBlock = 66
+    private static let hashSize = 1 << 15
+    private static let recentSize = 1 << 12
+    /// Slots before this belong to the block of a single step.
+    static let scratch: UInt32 = 1
+    private static let firstFree = 4
+
+    /// Where a linear address last led.
+    private struct Recent {
+        var linear: UInt64
+        var slot: UInt32
+        /// `generation` and the mode and rights it was found with.
+        var context: UInt32
+    }
+
+    private let arena: UnsafeMutableRawPointer
+    private let hashHeads: UnsafeMutablePointer<UInt32>
+    private let recent: UnsafeMutablePointer<Recent>
+    private var used = firstFree
+    private var generation: UInt32 = 1
+    /// Blocks decoded since power-on.
+    private(set) var decoded = 0
+    /// How often the arena was full and emptied.
+    private(set) var evictions = 0
+
+    init() {
+        let slotSize = MemoryLayout<DecodedInstruction>.stride
+        assert(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
+        unsafe arena = .allocate(byteCount: Self.capacity * slotSize, alignment: 64)
+        unsafe hashHeads = .allocate(capacity: Self.hashSize)
+        unsafe recent = .allocate(capacity: Self.recentSize)
+        // SAFETY: both have as many elements as initialised here.
+        unsafe hashHeads.initialize(repeating: 0, count: Self.hashSize)
+        unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
+    }
+
+    func deallocate() {
+        unsafe arena.deallocate()
+        unsafe hashHeads.deallocate()
+        unsafe recent.deallocate()
+    }
+
+    /// Instruction slot `slot`, which must be below `capacity`.
+    @inline(__always)
+    func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
+        // SAFETY: slots are handed out below `capacity`; instruction slots are only accessed as such.
+        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: DecodedInstruction.self)
+    }
+
+    @inline(__always)
+    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
+        // SAFETY: as in `instruction`; header slots are only accessed as such.
+        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: BlockHeader.self)
+    }
+
+    /// The slot number of an instruction.
+    @inline(__always)
+    func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 {
+        unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - arena) / 32)
+    }
+
+    private func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
+        let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
+        return Int(truncatingIfNeeded: mixed >> 49) & (Self.hashSize - 1)
+    }
+
+    /// The valid block at `physical` for `mode`.
+    func find(_ physical: UInt64, _ mode: CodeMode) -> UInt32? {
+        var slot = unsafe hashHeads[hash(physical, mode)]
+        while slot != 0 {
+            let header = unsafe header(slot)
+            if unsafe header.pointee.physical == physical, unsafe header.pointee.mode == mode,
+                unsafe header.pointee.isValid
+            {
+                return slot
+            }
+            slot = unsafe header.pointee.hashNext
+        }
+        return nil
+    }
+
+    /// The block that ran last at `linear` in this context, if no translation has changed since.
+    @inline(__always)
+    func findRecent(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
+        let entry = unsafe recent + Self.recentIndex(linear)
+        guard unsafe entry.pointee.linear == linear, unsafe entry.pointee.context == context(mode, set) else { return nil }
+        return unsafe entry.pointee.slot
+    }
+
+    func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32) {
+        unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
+    }
+
+    func forget(_ linear: UInt64) {
+        unsafe recent[Self.recentIndex(linear)] = Recent(linear: 0, slot: 0, context: 0)
+    }
+
+    @inline(__always)
+    private static func recentIndex(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: linear ^ (linear >> 12)) & (recentSize - 1)
+    }
+
+    @inline(__always)
+    private func context(_ mode: CodeMode, _ set: AccessSet) -> UInt32 {
+        generation << 4 | UInt32(mode.rawValue) << 2 | (set == .user ? 1 : 0)
+    }
+
+    /// A translation changed: what was found by linear address holds no longer.
+    mutating func forgetRecent() {
+        generation = (generation &+ 1) & 0x0fff_ffff
+        if generation == 0 {
+            generation = 1
+            unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
+        }
+    }
+
+    /// Room for a block of `longestBlock` slots, after emptying the arena if it is full. No block may be running.
+    mutating func reserve(_ physical: PhysicalMemory) -> UInt32 {
+        if used + Self.longestBlock > Self.capacity {
+            used = Self.firstFree
+            evictions += 1
+            unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
+            physical.forgetCode()
+            forgetRecent()
+        }
+        return UInt32(used)
+    }
+
+    /// Makes the block that was built at `slot` findable.
+    mutating func commit(_ slot: UInt32, slots: Int, _ memory: PhysicalMemory) {
+        let header = unsafe header(slot)
+        let physical = unsafe header.pointee.physical
+        let bucket = unsafe hash(physical, header.pointee.mode)
+        unsafe header.pointee.hashNext = hashHeads[bucket]
+        unsafe hashHeads[bucket] = slot
+        unsafe header.pointee.pageNext = memory.blockHead(physical)
+        memory.setBlockHead(physical, slot)
+        used = Int(slot) + slots
+        decoded += 1
+    }
+
+    /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
+    mutating func invalidatePage(_ page: UInt64, _ memory: PhysicalMemory) {
+        var slot = memory.blockHead(page)
+        while slot != 0 {
+            let header = unsafe header(slot)
+            if unsafe header.pointee.isValid {
+                let count = unsafe UInt32(max(header.pointee.count, 0))
+                for position in 0...count {
+                    unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
+                }
+                unsafe header.pointee.isValid = false
+            }
+            slot = unsafe header.pointee.pageNext
+        }
+        memory.setBlockHead(page, 0)
+        memory.setCodeMask(page, 0)
+    }
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fetching code and building blocks of decoded instructions.
+
+extension Core {
+    /// Most instructions in one block.
+    private static var longest: Int { 62 }
+
+    /// Decodes the block at `linear`, whose first byte lies at `physicalAddress`. An instruction that reaches into the
+    /// next page becomes a block of its own that is decoded each time, in the scratch slots.
+    @inline(never)
+    mutating func decodeBlock(_ linear: UInt64, _ physicalAddress: UInt64) throws(Fault) -> UInt32 {
+        guard let page = unsafe physical.pointer(physicalAddress & ~4095) else {
+            failure = "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
+            throw .generalProtection(0)
+        }
+        let slot = blocks.reserve(physical)
+        var offset = Int(physicalAddress & 4095)
+        var count = 0
+        var open = true
+        while open, count < Self.longest, offset < 4096 {
+            // SAFETY: `page` has 4096 bytes, and the window stops at its end.
+            let window = unsafe CodeWindow(UnsafeRawPointer(page) + offset, available: min(16, 4096 - offset))
+            guard case .instruction(let instruction, let endsBlock) = Decoder.decode(window, mode, pageOffset: UInt16(offset))
+            else {
+                if count == 0 { return try decodeSingle(linear) }
+                break
+            }
+            // SAFETY: `reserve` left room for `longestBlock` slots.
+            unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: instruction)
+            offset += max(Int(instruction.length), 1)
+            count += 1
+            open = !endsBlock
+        }
+        if count == 0 { return try decodeSingle(linear) }
+        finish(slot, count: count, next: offset)
+        let start = Int(physicalAddress & 4095)
+        let header = BlockHeader(
+            physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(start),
+            mode: mode, isValid: true)
+        // SAFETY: as above.
+        unsafe blocks.header(slot).initialize(to: header)
+        blocks.commit(slot, slots: count + 2, physical)
+        noteCode(physicalAddress, count: UInt64(offset - start))
+        return slot
+    }
+
+    /// The closing slot, and for each conditional jump the number of instructions after it.
+    private func finish(_ slot: UInt32, count: Int, next: Int) {
+        var end = DecodedInstruction(handler: .endOfBlock)
+        end.pageOffset = UInt16(truncatingIfNeeded: next)
+        // SAFETY: the block has `count` instructions and room for the closing slot.
+        unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: end)
+        for position in 0..<count {
+            let instruction = unsafe blocks.instruction(slot + 1 + UInt32(position))
+            if unsafe instruction.pointee.handler == .jcc { unsafe instruction.pointee.scale = UInt8(count - 1 - position) }
+        }
+    }
+
+    /// From now on writes to these bytes are seen.
+    private func noteCode(_ address: UInt64, count: UInt64) {
+        guard physical.isWritable(address) else { return }
+        let mask = physical.codeMask(address)
+        physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
+        if mask == 0 { translations.protect(frame: address & ~4095) }
+    }
+
+    /// Decodes one instruction into the scratch slots, fetching from the next page as well if it must.
+    mutating func decodeSingle(_ linear: UInt64) throws(Fault) -> UInt32 {
+        let first = try fetchFrame(linear) | (linear & 4095)
+        guard let host = unsafe physical.pointer(first) else {
+            failure = "instruction fetch from guest-physical 0x\(String(first, radix: 16)), where no memory is"
+            throw .generalProtection(0)
+        }
+        let room = min(16, 4096 - Int(linear & 4095))
+        // SAFETY: `host` is valid to the end of its page.
+        var window = unsafe CodeWindow(UnsafeRawPointer(host), available: room)
+        var result = Decoder.decode(window, mode, pageOffset: UInt16(linear & 4095))
+        if case .incomplete = result, room < 16 {
+            let following = mode == .bits64 ? linear &+ UInt64(room) : (linear &+ UInt64(room)) & 0xffff_ffff
+            let second = try fetchFrame(following)
+            if let more = unsafe physical.pointer(second) {
+                // SAFETY: a page has at least 16 bytes.
+                window.append(unsafe CodeWindow(UnsafeRawPointer(more), available: 16))
+                result = Decoder.decode(window, mode, pageOffset: UInt16(linear & 4095))
+            }
+        }
+        guard case .instruction(var instruction, _) = result else { throw .generalProtection(0) }
+        instruction.traits.remove(.samePage)
+        let slot = BlockCache.scratch
+        let header = BlockHeader(
+            physical: first, count: 1, hashNext: 0, pageNext: 0, pageOffset: UInt16(linear & 4095), mode: mode,
+            isValid: true)
+        // SAFETY: the scratch block has three slots.
+        unsafe blocks.header(slot).initialize(to: header)
+        unsafe blocks.instruction(slot + 1).initialize(to: instruction)
+        finish(slot, count: 1, next: Int(linear & 4095) + Int(instruction.length))
+        return slot
+    }
+}
+
+extension CodeWindow {
+    /// The `available` bytes at `start`, at most 16.
+    init(_ start: UnsafeRawPointer, available: Int) {
+        self.available = available
+        if available >= 16 {
+            // SAFETY: 16 bytes are there.
+            low = unsafe start.loadUnaligned(as: UInt64.self)
+            high = unsafe start.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+            return
+        }
+        low = 0
+        high = 0
+        for position in 0..<available {
+            // SAFETY: position < available.
+            let byte = UInt64(unsafe start.load(fromByteOffset: position, as: UInt8.self))
+            if position < 8 { low |= byte << UInt64(position * 8) } else { high |= byte << UInt64((position - 8) * 8) }
+        }
+    }
+
+    /// Adds bytes of the page behind, up to 16 in all.
+    mutating func append(_ other: CodeWindow) {
+        for position in available..<16 {
+            let byte = UInt64(other.byte(position - available))
+            if position < 8 { low |= byte << UInt64(position * 8) } else { high |= byte << UInt64((position - 8) * 8) }
+        }
+        available = 16
+    }
+}

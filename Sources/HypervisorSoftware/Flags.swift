@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// RFLAGS: bit names, and the six status flags kept lazily as a result and a carry vector. SDM volume 1, 3.4.3.
+
+/// RFLAGS bits.
+package struct Flags: OptionSet {
+    package let rawValue: UInt64
+    package init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    package static let carry = Flags(rawValue: 1 << 0)  // CF
+    package static let parity = Flags(rawValue: 1 << 2)  // PF
+    package static let auxiliary = Flags(rawValue: 1 << 4)  // AF
+    package static let zero = Flags(rawValue: 1 << 6)  // ZF
+    package static let sign = Flags(rawValue: 1 << 7)  // SF
+    package static let trap = Flags(rawValue: 1 << 8)  // TF
+    package static let interrupt = Flags(rawValue: 1 << 9)  // IF
+    package static let direction = Flags(rawValue: 1 << 10)  // DF
+    package static let overflow = Flags(rawValue: 1 << 11)  // OF
+    package static let ioPrivilege = Flags(rawValue: 3 << 12)  // IOPL
+    package static let nestedTask = Flags(rawValue: 1 << 14)  // NT
+    package static let resume = Flags(rawValue: 1 << 16)  // RF
+    package static let virtual8086 = Flags(rawValue: 1 << 17)  // VM
+    package static let alignmentCheck = Flags(rawValue: 1 << 18)  // AC
+    package static let identification = Flags(rawValue: 1 << 21)  // ID
+
+    package static let status: Flags = [.carry, .parity, .auxiliary, .zero, .sign, .overflow]
+    /// What POPF and IRET can write at all.
+    static let writable: Flags = [
+        .status, .trap, .interrupt, .direction, .ioPrivilege, .nestedTask, .alignmentCheck, .identification,
+    ]
+}
+
+/// The status flags before anybody asks for them.
+///
+/// `result` is the sign-extended result of the last flag-setting operation; ZF, SF and PF come from it. `carries` is
+/// the vector of carries out of each bit, moved so that the carry out of the top bit is bit 63 and the carry into it
+/// is bit 62 whatever the operand size; AF is bit 3. Bits 8 to 15 correct the parity byte and bit 0 the sign, for
+/// flags that were written directly and fit no result.
+struct LazyFlags {
+    var result: UInt64 = 1
+    var carries: UInt64 = 0
+
+    private static let auxiliaryBit: UInt64 = 1 << 3
+    private static let carryBit: UInt64 = 1 << 63
+    private static let carryInBit: UInt64 = 1 << 62
+
+    /// Result and bitwise carries of an operation on `T`.
+    @inline(__always)
+    mutating func set<T: FixedWidthInteger & UnsignedInteger>(_ value: T, carries vector: T) {
+        result = signExtended(value)
+        let top = UInt64(truncatingIfNeeded: vector) &<< UInt64(64 &- T.bitWidth)
+        carries = (top & (Self.carryBit | Self.carryInBit)) | (UInt64(truncatingIfNeeded: vector) & Self.auxiliaryBit)
+    }
+
+    /// Result of a logical operation: CF, OF and AF are clear.
+    @inline(__always)
+    mutating func setLogical<T: FixedWidthInteger & UnsignedInteger>(_ value: T) {
+        result = signExtended(value)
+        carries = 0
+    }
+
+    /// ZF, SF and PF from `value`; CF, OF and AF as given.
+    @inline(__always)
+    mutating func set<T: FixedWidthInteger & UnsignedInteger>(
+        _ value: T, carry: Bool, overflow: Bool, auxiliary: Bool = false
+    ) {
+        result = signExtended(value)
+        carries =
+            (carry ? Self.carryBit : 0) | (carry != overflow ? Self.carryInBit : 0)
+            | (auxiliary ? Self.auxiliaryBit : 0)
+    }
+
+    var carry: Bool {
+        @inline(__always) get { carries & Self.carryBit != 0 }
+        set { setCarryOverflow(carry: newValue, overflow: overflow) }
+    }
+    var overflow: Bool {
+        @inline(__always) get { (carries ^ (carries &<< 1)) & Self.carryBit != 0 }
+    }
+    var zero: Bool { @inline(__always) get { result == 0 } }
+    var sign: Bool { @inline(__always) get { (result &>> 63) ^ (carries & 1) != 0 } }
+    var auxiliary: Bool { carries & Self.auxiliaryBit != 0 }
+    var parity: Bool {
+        @inline(__always) get { ((result ^ (carries &>> 8)) & 0xff).nonzeroBitCount & 1 == 0 }
+    }
+    /// SF differs from OF.
+    var less: Bool { @inline(__always) get { sign != overflow } }
+
+    /// Changes CF and OF, keeps the rest.
+    @inline(__always)
+    mutating func setCarryOverflow(carry: Bool, overflow: Bool) {
+        carries =
+            (carries & ~(Self.carryBit | Self.carryInBit)) | (carry ? Self.carryBit : 0)
+            | (carry != overflow ? Self.carryInBit : 0)
+    }
+
+    /// The status bits as RFLAGS has them.
+    var bits: UInt64 {
+        get {
+            var value: Flags = []
+            if carry { value.insert(.carry) }
+            if parity { value.insert(.parity) }
+            if auxiliary { value.insert(.auxiliary) }
+            if zero { value.insert(.zero) }
+            if sign { value.insert(.sign) }
+            if overflow { value.insert(.overflow) }
+            return value.rawValue
+        }
+        set {
+            let value = Flags(rawValue: newValue)
+            // A zero result has even parity and no sign; any other result here is 1: odd parity, no sign.
+            result = value.contains(.zero) ? 0 : 1
+            let evenNow = value.contains(.zero)
+            carries =
+                (value.contains(.parity) != evenNow ? 1 << 8 : 0) | (value.contains(.sign) ? 1 : 0)
+                | (value.contains(.auxiliary) ? Self.auxiliaryBit : 0)
+            setCarryOverflow(carry: value.contains(.carry), overflow: value.contains(.overflow))
+        }
+    }
+
+    /// Condition `code` of Jcc, SETcc and CMOVcc, 0 to 15.
+    @inline(__always)
+    func holds(_ code: UInt8) -> Bool {
+        let value: Bool
+        switch code &>> 1 & 7 {
+        case 0: value = overflow
+        case 1: value = carry
+        case 2: value = zero
+        case 3: value = carry || zero
+        case 4: value = sign
+        case 5: value = parity
+        case 6: value = less
+        default: value = less || zero
+        }
+        return value != (code & 1 != 0)
+    }
+}
+
+@inline(__always)
+func signExtended<T: FixedWidthInteger & UnsignedInteger>(_ value: T) -> UInt64 {
+    let shift = UInt64(64 &- T.bitWidth)
+    return UInt64(bitPattern: Int64(bitPattern: UInt64(truncatingIfNeeded: value) &<< shift) &>> Int64(shift))
+}

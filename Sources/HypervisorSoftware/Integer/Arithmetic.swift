@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arithmetic, logic and shifts with their flags, for every operand width. Intel SDM volume 2.
+
+extension LazyFlags {
+    @inline(__always)
+    mutating func add<T: MemoryWord>(_ a: T, _ b: T) -> T {
+        let sum = a &+ b
+        set(sum, carries: (a & b) | ((a | b) & ~sum))
+        return sum
+    }
+
+    @inline(__always)
+    mutating func addWithCarry<T: MemoryWord>(_ a: T, _ b: T) -> T {
+        let sum = a &+ b &+ (carry ? 1 : 0)
+        set(sum, carries: (a & b) | ((a | b) & ~sum))
+        return sum
+    }
+
+    @inline(__always)
+    mutating func subtract<T: MemoryWord>(_ a: T, _ b: T) -> T {
+        let difference = a &- b
+        set(difference, carries: (~a & b) | (~(a ^ b) & difference))
+        return difference
+    }
+
+    @inline(__always)
+    mutating func subtractWithBorrow<T: MemoryWord>(_ a: T, _ b: T) -> T {
+        let difference = a &- b &- (carry ? 1 : 0)
+        set(difference, carries: (~a & b) | (~(a ^ b) & difference))
+        return difference
+    }
+
+    /// INC keeps CF.
+    @inline(__always)
+    mutating func increment<T: MemoryWord>(_ a: T) -> T {
+        let kept = carry
+        let sum = a &+ 1
+        set(sum, carry: kept, overflow: sum == 1 &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
+        return sum
+    }
+
+    /// DEC keeps CF.
+    @inline(__always)
+    mutating func decrement<T: MemoryWord>(_ a: T) -> T {
+        let kept = carry
+        let difference = a &- 1
+        set(difference, carry: kept, overflow: a == 1 &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
+        return difference
+    }
+
+    /// SHL, SHR, SAR and the rotates by `count`, already masked to 5 or 6 bits; a count of 0 changes nothing.
+    mutating func shift<T: MemoryWord>(_ operation: Operation, _ value: T, _ count: UInt8) -> T {
+        if count == 0 { return value }
+        switch operation {
+        case .shl, .sal: return shiftLeft(value, count)
+        case .shr: return shiftRight(value, count)
+        case .sar: return shiftArithmetic(value, count)
+        case .rol: return rotateLeft(value, count)
+        case .ror: return rotateRight(value, count)
+        case .rcl: return rotateThroughCarryLeft(value, count)
+        default: return rotateThroughCarryRight(value, count)
+        }
+    }
+
+    @inline(__always)
+    mutating func shiftLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        let result = value << T(truncatingIfNeeded: count)
+        let out = count <= width && (value >> T(truncatingIfNeeded: width &- count)) & 1 != 0
+        set(result, carry: out, overflow: out != Self.top(result))
+        return result
+    }
+
+    @inline(__always)
+    mutating func shiftRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        let result = value >> T(truncatingIfNeeded: count)
+        let out = (value >> T(truncatingIfNeeded: count &- 1)) & 1 != 0
+        set(result, carry: out, overflow: Self.top(value))
+        return result
+    }
+
+    @inline(__always)
+    mutating func shiftArithmetic<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        let wide = Int64(bitPattern: signExtended(value))
+        let result = T(truncatingIfNeeded: wide >> Int64(count))
+        let out = (wide >> Int64(count &- 1)) & 1 != 0
+        set(result, carry: out, overflow: false)
+        return result
+    }
+
+    private mutating func rotateLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        let places = T(truncatingIfNeeded: count & (width &- 1))
+        let result = places == 0 ? value : value << places | value >> (T(truncatingIfNeeded: width) &- places)
+        let out = result & 1 != 0
+        setCarryOverflow(carry: out, overflow: out != Self.top(result))
+        return result
+    }
+
+    private mutating func rotateRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        let places = T(truncatingIfNeeded: count & (width &- 1))
+        let result = places == 0 ? value : value >> places | value << (T(truncatingIfNeeded: width) &- places)
+        let second = (result >> T(truncatingIfNeeded: width &- 2)) & 1 != 0
+        setCarryOverflow(carry: Self.top(result), overflow: Self.top(result) != second)
+        return result
+    }
+
+    private mutating func rotateThroughCarryLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        var result = value
+        var bit = carry
+        for _ in 0..<Int(count) % (T.bitWidth + 1) {
+            let out = Self.top(result)
+            result = result << 1 | (bit ? 1 : 0)
+            bit = out
+        }
+        setCarryOverflow(carry: bit, overflow: bit != Self.top(result))
+        return result
+    }
+
+    private mutating func rotateThroughCarryRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+        var result = value
+        var bit = carry
+        for _ in 0..<Int(count) % (T.bitWidth + 1) {
+            let out = result & 1 != 0
+            result = result >> 1 | (bit ? 1 << T(truncatingIfNeeded: T.bitWidth - 1) : 0)
+            bit = out
+        }
+        let second = (result >> T(truncatingIfNeeded: T.bitWidth - 2)) & 1 != 0
+        setCarryOverflow(carry: bit, overflow: Self.top(result) != second)
+        return result
+    }
+
+    /// SHLD, count already masked and not 0.
+    mutating func shiftDoubleLeft<T: MemoryWord>(_ value: T, _ filler: T, _ count: UInt8) -> T {
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        // 16-bit operands shifted by more than 16 are undefined; processors go on with the destination's own bits.
+        if count > width {
+            let places = count - width
+            let result = filler << T(truncatingIfNeeded: places) | value >> T(truncatingIfNeeded: width - places)
+            let out = (filler >> T(truncatingIfNeeded: width - places)) & 1 != 0
+            set(result, carry: out, overflow: out != Self.top(result))
+            return result
+        }
+        let result = value << T(truncatingIfNeeded: count) | filler >> T(truncatingIfNeeded: width - count)
+        let out = (value >> T(truncatingIfNeeded: width - count)) & 1 != 0
+        set(result, carry: out, overflow: Self.top(result) != Self.top(value))
+        return result
+    }
+
+    /// SHRD, count already masked and not 0.
+    mutating func shiftDoubleRight<T: MemoryWord>(_ value: T, _ filler: T, _ count: UInt8) -> T {
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        if count > width {
+            let places = count - width
+            let result = filler >> T(truncatingIfNeeded: places) | value << T(truncatingIfNeeded: width - places)
+            let out = (filler >> T(truncatingIfNeeded: places - 1)) & 1 != 0
+            set(result, carry: out, overflow: Self.top(result) != Self.top(filler))
+            return result
+        }
+        let result = value >> T(truncatingIfNeeded: count) | filler << T(truncatingIfNeeded: width - count)
+        let out = (value >> T(truncatingIfNeeded: count - 1)) & 1 != 0
+        set(result, carry: out, overflow: Self.top(result) != Self.top(value))
+        return result
+    }
+
+    @inline(__always)
+    private static func top<T: MemoryWord>(_ value: T) -> Bool {
+        (value &>> T(truncatingIfNeeded: T.bitWidth &- 1)) & 1 != 0
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// MOVS, CMPS, STOS, LODS and SCAS, one element at a time or a page at a time. Intel SDM volume 2, 4.3.
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+extension Core {
+    /// Bits of RSI, RDI and RCX that an instruction uses.
+    private func addressMask(_ i: DecodedInstruction) -> UInt64 {
+        i.traits.contains(.address16) ? 0xffff : i.traits.contains(.address32) ? 0xffff_ffff : .max
+    }
+
+    /// Adds `delta` to a string register in the address size.
+    private mutating func step(_ register: UInt8, _ delta: UInt64, _ mask: UInt64) {
+        let value = self[gpr: register] &+ delta
+        self[gpr: register] = mask == 0xffff ? self[gpr: register] & ~mask | value & mask : value & mask
+    }
+
+    private func destination(_ mask: UInt64) -> UInt64 {
+        let offset = self[gpr: RegisterIndex.rdi] & mask
+        return mode == .bits64 ? offset : (segmentBase[Int(SegmentIndex.es)] &+ offset) & 0xffff_ffff
+    }
+
+    private func origin(_ i: DecodedInstruction, _ mask: UInt64) -> UInt64 {
+        let linear = (self[gpr: RegisterIndex.rsi] & mask) &+ segmentBase[Int(i.segment & 7)]
+        return mode == .bits64 ? linear : linear & 0xffff_ffff
+    }
+
+    /// A fault in a repeated instruction leaves the registers where it got to: they are stepped after each element.
+    mutating func string<T: MemoryWord>(_ operation: Operation, _ i: DecodedInstruction, _ type: T.Type) throws(Fault) {
+        let mask = addressMask(i)
+        let size = UInt64(MemoryLayout<T>.size)
+        let delta = has(.direction) ? 0 &- size : size
+        let repeats = i.traits.contains(.rep) || i.traits.contains(.repne)
+        guard repeats else {
+            try stringElement(operation, i, type, mask, delta)
+            return
+        }
+        while self[gpr: RegisterIndex.rcx] & mask != 0 {
+            if delta == size, operation == .movs || operation == .stos {
+                let done = try stringRun(operation, i, type, mask)
+                if done > 0 {
+                    step(RegisterIndex.rcx, 0 &- done, mask)
+                    continue
+                }
+            }
+            try stringElement(operation, i, type, mask, delta)
+            step(RegisterIndex.rcx, 0 &- 1, mask)
+            if operation == .cmps || operation == .scas, flags.zero != i.traits.contains(.rep) { break }
+        }
+    }
+
+    private mutating func stringElement<T: MemoryWord>(
+        _ operation: Operation, _ i: DecodedInstruction, _ type: T.Type, _ mask: UInt64, _ delta: UInt64
+    ) throws(Fault) {
+        switch operation {
+        case .movs:
+            try store(try load(type, at: origin(i, mask)), at: destination(mask))
+            step(RegisterIndex.rsi, delta, mask)
+            step(RegisterIndex.rdi, delta, mask)
+        case .stos:
+            try store(register(RegisterIndex.rax, type), at: destination(mask))
+            step(RegisterIndex.rdi, delta, mask)
+        case .lods:
+            setRegister(RegisterIndex.rax, try load(type, at: origin(i, mask)))
+            step(RegisterIndex.rsi, delta, mask)
+        case .scas:
+            let value = try load(type, at: destination(mask))
+            _ = flags.subtract(register(RegisterIndex.rax, type), value)
+            step(RegisterIndex.rdi, delta, mask)
+        default:
+            let first = try load(type, at: origin(i, mask))
+            let second = try load(type, at: destination(mask))
+            _ = flags.subtract(first, second)
+            step(RegisterIndex.rsi, delta, mask)
+            step(RegisterIndex.rdi, delta, mask)
+        }
+    }
+
+    /// Does as many elements as lie in one page at each end, upwards. Returns how many; 0 where elements must go one
+    /// by one: a device, decoded code, an element across pages, or a copy whose ends overlap.
+    private mutating func stringRun<T: MemoryWord>(
+        _ operation: Operation, _ i: DecodedInstruction, _ type: T.Type, _ mask: UInt64
+    ) throws(Fault) -> UInt64 {
+        let size = UInt64(MemoryLayout<T>.size)
+        let to = destination(mask)
+        var bytes = min(4096 - (to & 4095), (self[gpr: RegisterIndex.rcx] & mask) &* size)
+        if self[gpr: RegisterIndex.rcx] & mask > 4096 { bytes = 4096 - (to & 4095) }
+        if operation == .stos {
+            let count = bytes / size
+            guard count > 0, let host = unsafe try hostRun(to, .write) else { return 0 }
+            unsafe fill(host, register(RegisterIndex.rax, type), count: Int(count))
+            step(RegisterIndex.rdi, count * size, mask)
+            return count
+        }
+        let from = origin(i, mask)
+        bytes = min(bytes, 4096 - (from & 4095))
+        let count = bytes / size
+        guard count > 0, let source = unsafe try hostRun(from, .read), let target = unsafe try hostRun(to, .write)
+        else { return 0 }
+        let length = Int(count * size)
+        // Upwards into its own source a copy repeats a pattern, which memmove would not.
+        let distance = unsafe target - UnsafeMutableRawPointer(source)
+        if distance > 0, distance < length { return 0 }
+        // SAFETY: both runs end in their own page, which `length` does not pass.
+        unsafe memmove(target, source, length)
+        step(RegisterIndex.rsi, UInt64(length), mask)
+        step(RegisterIndex.rdi, UInt64(length), mask)
+        return count
+    }
+
+    /// Writes `count` copies of `value`.
+    private func fill<T: MemoryWord>(_ host: UnsafeMutableRawPointer, _ value: T, count: Int) {
+        let pattern = UInt8(truncatingIfNeeded: value)
+        // SAFETY: the caller's run has `count` elements of room.
+        if value == T(truncatingIfNeeded: UInt64(pattern) &* 0x0101_0101_0101_0101) {
+            unsafe memset(host, Int32(pattern), count * MemoryLayout<T>.size)
+            return
+        }
+        for position in 0..<count {
+            unsafe host.storeBytes(of: value, toByteOffset: position * MemoryLayout<T>.size, as: T.self)
+        }
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// The soft TLB: linear pages to host addresses, one direct-mapped set of entries for each way of access.
+
+/// The way memory is accessed, which decides what a page's protection means.
+enum AccessSet: Int {
+    /// CPL 0 to 2, user pages refused when SMAP is on.
+    case supervisor = 0
+    /// CPL 3.
+    case user = 1
+    /// CPL 0 to 2 with RFLAGS.AC set: SMAP is suspended.
+    case supervisorToUser = 2
+}
+
+/// Direct-mapped entries for the three access sets.
+///
+/// A tag is a page-aligned linear address when that kind of access may use the entry; `invalidTag` matches nothing.
+@safe struct TranslationBuffer {
+    struct Entry {
+        var readTag: UInt64
+        var writeTag: UInt64
+        var fetchTag: UInt64
+        /// Host address minus linear address.
+        var addend: UInt64
+    }
+
+    static let invalidTag: UInt64 = 1
+    static let entriesPerSet = 1024
+    private static let setCount = 3
+    private static let empty = Entry(readTag: invalidTag, writeTag: invalidTag, fetchTag: invalidTag, addend: 0)
+
+    private let entries: UnsafeMutablePointer<Entry>
+    /// Which entries a flush that spares global pages keeps: parallel to `entries`.
+    private let globals: UnsafeMutablePointer<Bool>
+    /// Physical page of each entry.
+    private let frames: UnsafeMutablePointer<UInt64>
+
+    init() {
+        let count = Self.entriesPerSet * Self.setCount
+        unsafe entries = .allocate(capacity: count)
+        unsafe globals = .allocate(capacity: count)
+        unsafe frames = .allocate(capacity: count)
+        // SAFETY: all three have `count` elements.
+        unsafe entries.initialize(repeating: Self.empty, count: count)
+        unsafe globals.initialize(repeating: false, count: count)
+        unsafe frames.initialize(repeating: 0, count: count)
+    }
+
+    func deallocate() {
+        unsafe entries.deallocate()
+        unsafe globals.deallocate()
+        unsafe frames.deallocate()
+    }
+
+    @inline(__always)
+    private func position(_ linear: UInt64, _ set: AccessSet) -> Int {
+        set.rawValue &* Self.entriesPerSet &+ (Int(truncatingIfNeeded: linear &>> 12) & (Self.entriesPerSet &- 1))
+    }
+
+    /// The host address of `size` bytes at `linear` if they may be read and lie in one page.
+    @inline(__always)
+    func readable(_ linear: UInt64, size: UInt64, _ set: AccessSet) -> UnsafeMutableRawPointer? {
+        // SAFETY: `position` is in range by its mask; a matching tag makes addend + linear a host address in a page
+        // of guest memory with `size` bytes left.
+        let entry = unsafe entries + position(linear, set)
+        guard unsafe entry.pointee.readTag == (linear &+ (size &- 1)) & ~0xfff else { return nil }
+        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: entry.pointee.addend &+ linear))
+    }
+
+    /// The host address of `size` bytes at `linear` if they may be written and lie in one page.
+    @inline(__always)
+    func writable(_ linear: UInt64, size: UInt64, _ set: AccessSet) -> UnsafeMutableRawPointer? {
+        // SAFETY: as in `readable`.
+        let entry = unsafe entries + position(linear, set)
+        guard unsafe entry.pointee.writeTag == (linear &+ (size &- 1)) & ~0xfff else { return nil }
+        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: entry.pointee.addend &+ linear))
+    }
+
+    /// The physical page at `linear` if instructions may be fetched from it.
+    @inline(__always)
+    func fetchable(_ linear: UInt64, _ set: AccessSet) -> UInt64? {
+        // SAFETY: `position` is in range by its mask.
+        let position = position(linear, set)
+        guard unsafe entries[position].fetchTag == linear & ~0xfff else { return nil }
+        return unsafe frames[position]
+    }
+
+    /// Enters a translation of the page of `linear`; accesses not allowed here keep what they had for the same page.
+    func fill(
+        _ linear: UInt64, _ set: AccessSet, frame: UInt64, host: UnsafeMutableRawPointer, read: Bool, write: Bool,
+        fetch: Bool, global: Bool
+    ) {
+        let page = linear & ~0xfff
+        let position = position(linear, set)
+        // SAFETY: `position` is in range by its mask.
+        let entry = unsafe entries + position
+        let addend = unsafe UInt64(UInt(bitPattern: host)) &- page
+        let same =
+            unsafe entry.pointee.addend == addend
+            && (entry.pointee.readTag == page || entry.pointee.writeTag == page || entry.pointee.fetchTag == page)
+        if !same { unsafe entry.pointee = Self.empty }
+        unsafe entry.pointee.addend = addend
+        if read { unsafe entry.pointee.readTag = page }
+        if write { unsafe entry.pointee.writeTag = page }
+        if fetch { unsafe entry.pointee.fetchTag = page }
+        unsafe globals[position] = global
+        unsafe frames[position] = frame
+    }
+
+    /// Empties every entry, or spares those of global pages.
+    func flush(keepingGlobal: Bool) {
+        for position in 0..<Self.entriesPerSet * Self.setCount {
+            // SAFETY: `position` is below the allocated count.
+            if keepingGlobal, unsafe globals[position] { continue }
+            unsafe entries[position] = Self.empty
+        }
+    }
+
+    /// Empties the entries for the page of `linear`.
+    func flushPage(_ linear: UInt64) {
+        for set in [AccessSet.supervisor, .user, .supervisorToUser] {
+            // SAFETY: `position` is in range by its mask.
+            unsafe entries[position(linear, set)] = Self.empty
+        }
+    }
+
+    /// Sends writes to the physical page `frame` the slow way from now on.
+    func protect(frame: UInt64) {
+        for position in 0..<Self.entriesPerSet * Self.setCount {
+            // SAFETY: `position` is below the allocated count.
+            if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+        }
+    }
+}
