@@ -30,9 +30,11 @@ import Testing
         @Test(arguments: xmmForms)
         func `an operation gives the value and the flags that the host gives`(form: VectorForm) throws {
             var source = VectorOperandSource(seed: UInt64(form.operation.rawValue))
+            let hasImmediate = form.operands.layout.hasImmediate
+            var native = try #require(NativeVectorInstruction(form))
             for round in 0..<4096 {
-                let imm = UInt8(truncatingIfNeeded: round >> 4)
-                let native = try #require(NativeVectorInstruction(form, imm: imm))
+                let imm = hasImmediate ? UInt8(truncatingIfNeeded: round >> 4) : 0
+                if hasImmediate, round & 15 == 0 { native = try #require(NativeVectorInstruction(form, imm: imm)) }
                 var before = source.registers()
                 before.mxcsr = UInt64(Self.control(round))
                 let after = native.run(before)
@@ -40,8 +42,10 @@ import Testing
                     form.operation, before.xmm1, before.xmm2, imm: imm,
                     control: MXCSR.control(UInt32(truncatingIfNeeded: before.mxcsr)))
                 let isSame = result.value == after.xmm1 && UInt64(result.raised) == after.mxcsr & 0x3f
-                #expect(isSame, "\(form.operation) imm \(imm) round \(round) of \(before.xmm1), \(before.xmm2)")
-                if !isSame { return }
+                if !isSame {
+                    Issue.record("\(form.operation) imm \(imm): \(result) from \(before) and not \(after)")
+                    return
+                }
             }
         }
 
@@ -53,8 +57,10 @@ import Testing
                 let (d, s) = (source.vector(), source.vector())
                 let result = vectorFloatPortable(form.operation, d, s, imm: imm, control: 0x1f80).value
                 let expected = vectorFloat(form.operation, d, s, imm: imm, control: 0x1f80).value
-                #expect(result == expected, "\(form.operation) imm \(imm) of \(d), \(s)")
-                if result != expected { return }
+                if result != expected {
+                    Issue.record("\(form.operation) imm \(imm) of \(d), \(s): \(result) and not \(expected)")
+                    return
+                }
             }
         }
 
@@ -62,7 +68,7 @@ import Testing
         func `a comparison sets the flags that the host sets`(form: VectorForm) throws {
             let native = try #require(NativeVectorInstruction(form))
             var source = VectorOperandSource(seed: 2)
-            for round in 0..<4096 {
+            for round in 0..<1024 {
                 var before = source.registers()
                 before.mxcsr = UInt64(Self.control(round))
                 let after = native.run(before)
@@ -74,7 +80,8 @@ import Testing
                 #expect(UInt64(result.raised) == after.mxcsr & 0x3f)
                 let portable = vectorCompareFlagsPortable(form.operation, before.xmm1, before.xmm2)
                 if control & 0x40 == 0 {
-                    #expect((portable.zero, portable.parity, portable.carry) == (result.zero, result.parity, result.carry))
+                    #expect(
+                        (portable.zero, portable.parity, portable.carry) == (result.zero, result.parity, result.carry))
                 }
             }
         }
@@ -83,7 +90,7 @@ import Testing
         func `a conversion to an integer gives what the host gives`(form: VectorForm, isWide: Bool) throws {
             let native = try #require(NativeVectorInstruction(form, isWide: isWide))
             var source = VectorOperandSource(seed: 3)
-            for round in 0..<4096 {
+            for round in 0..<1024 {
                 var before = source.registers()
                 before.mxcsr = UInt64(Self.control(round))
                 let after = native.run(before)
@@ -103,7 +110,7 @@ import Testing
         func `a conversion from an integer gives what the host gives`(form: VectorForm, isWide: Bool) throws {
             let native = try #require(NativeVectorInstruction(form, isWide: isWide))
             var source = VectorOperandSource(seed: 4)
-            for round in 0..<4096 {
+            for round in 0..<1024 {
                 var before = source.registers()
                 before.mxcsr = UInt64(Self.control(round))
                 let after = native.run(before)
