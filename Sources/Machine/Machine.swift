@@ -92,11 +92,11 @@ public final class Machine {
     /// Puts firmware, kernel, initramfs and command line into memory.
     func loadBootImage() throws(MachineError) {
         do {
-            let image = try BootImage(
+            var image = BootImage(
                 kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
             try image.load(
                 into: memory, rsdp: ACPITables.rootPointer,
-                reserved: PlatformLayout.reserved.map { ($0.start, $0.size) })
+                reserved: PlatformLayout.reserved.map { ReservedRange(start: $0.start, size: $0.size) })
         } catch {
             throw .boot("\(error)")
         }
