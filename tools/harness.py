@@ -18,7 +18,7 @@ INIT = rb"smolvmm-guest: init"
 ROUNDS = 256
 
 TICK = re.compile(
-    rb"^tick (?P<count>\d+) nonce=(?P<nonce>[0-9a-f]{16}) sha=(?P<sha>[0-9a-f]{64}) time=(?P<time>\d+\.\d{3})\r?$",
+    rb"^tick (?P<count>\d+) nonce=(?P<nonce>[0-9a-f]{16}) sha=(?P<sha>[0-9a-f]{64}) time=(?P<time>\d+\.\d{3})\r*\n",
     re.MULTILINE)
 
 

@@ -23,24 +23,27 @@ enum Kernel {
         // SAFETY: the path is a literal.
         let descriptor = unsafe open_existing(path.cString, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return [] }
-        defer { _ = close(descriptor) }
+        defer { close(descriptor) }
         var bytes = [UInt8](repeating: 0, count: 4096)
         // SAFETY: reads at most the buffer's own size.
         let count = unsafe bytes.withUnsafeMutableBytes { unsafe read(descriptor, $0.baseAddress, $0.count) }
         return Array(bytes[..<max(count, 0)])
     }
 
-    /// Puts `bytes` into a new file at `path`, `times` over.
-    static func create(_ path: StaticString, with bytes: [UInt8], times: Int) -> Bool {
+    /// Makes an empty file at `path` and opens it for writing.
+    static func create(_ path: StaticString) -> Int32? {
         // SAFETY: the path is a literal.
         let descriptor = unsafe create_file(path.cString)
-        guard descriptor >= 0 else { return false }
-        defer { _ = close(descriptor) }
-        for _ in 0..<times {
-            // SAFETY: writes the array's own bytes.
-            guard unsafe write(descriptor, bytes, bytes.count) == bytes.count else { return false }
-        }
-        return true
+        return descriptor < 0 ? nil : descriptor
+    }
+
+    static func write(_ bytes: [UInt8], to descriptor: Int32) -> Bool {
+        // SAFETY: writes the array's own bytes.
+        unsafe CLibc.write(descriptor, bytes, bytes.count) == bytes.count
+    }
+
+    static func close(_ descriptor: Int32) {
+        _ = CLibc.close(descriptor)
     }
 
     /// Eight bytes from the kernel's random number generator, once it is seeded.
