@@ -56,6 +56,9 @@ let package = Package(
         .testTarget(
             name: "HypervisorSoftwareTests",
             dependencies: ["CNative", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .testTarget(
+            name: "DevicesTests",
+            dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
     ],
     swiftLanguageModes: [.v6]
 )

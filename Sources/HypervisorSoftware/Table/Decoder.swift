@@ -377,6 +377,11 @@ struct Decoder {
         let operands = rexW ? form.operands.widened : form.operands
         result.reg = regField | (rex & 4) << 1
         if isRegisterForm { result.rm = rmField | (rex & 1) << 3 } else { memoryOperand(&result) }
+        if operands == .mmMmRegister || operands == .xmmXmmRegister {
+            // MASKMOVQ and MASKMOVDQU write to DS:rDI beside their two registers.
+            result.base = RegisterIndex.rdi
+            chooseSegment(&result, SegmentIndex.ds)
+        }
         result.operation = form.operation.rawValue
         result.shape = operands.rawValue
         result.operandSize = rexW ? 8 : 4

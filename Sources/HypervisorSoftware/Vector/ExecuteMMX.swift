@@ -19,7 +19,9 @@ extension Core {
             var value = Vector128(low: x87[mmx: i.reg])
             value.setLane(Int(i.immediate & 3), try readRM(i, UInt16.self))
             write(i.reg, value.low)
-        case .mmXmm64, .mmXmm128, .mmXmmRegister: try fromXMM(operation, shape, i)
+        case .mmXmm64, .mmXmm128, .mmXmmRegister:
+            try checkVectorAvailable(mmx: false)
+            try fromXMM(operation, shape, i)
         case .mmMmRegister:
             try storeMasked(i, Vector128(low: x87[mmx: i.reg]), Vector128(low: x87[mmx: i.rm]))
             x87.enterMMX()

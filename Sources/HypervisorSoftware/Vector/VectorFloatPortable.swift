@@ -15,9 +15,10 @@ private func portableValue(
 ) -> Vector128 {
     switch operation {
     case .addps, .addpd, .addss, .addsd: apply(shape(operation, .addps), d, s, { sum($0, $1) }, { sum($0, $1) })
-    case .subps, .subpd, .subss, .subsd: apply(shape(operation, .subps), d, s, { difference($0, $1) }, { difference($0, $1) })
+    case .subps, .subpd, .subss, .subsd:
+        apply(shape(operation, .subps), d, s, { difference($0, $1) }, { difference($0, $1) })
     case .mulps, .mulpd, .mulss, .mulsd:
-        apply(shape(operation, .mulps), d, s, { quiet($0 * $1, $0, $1) }, { quiet($0 * $1, $0, $1) })
+        apply(shape(operation, .mulps), d, s, { multiplied($0, $1) }, { multiplied($0, $1) })
     case .divps, .divpd, .divss, .divsd:
         apply(shape(operation, .divps), d, s, { quiet($0 / $1, $0, $1) }, { quiet($0 / $1, $0, $1) })
     case .minps, .minpd, .minss, .minsd:
@@ -35,7 +36,8 @@ private func portableValue(
         apply(
             shape(operation, .cmpps), d, s, { Float(bitPattern: holds(imm, $0, $1) ? .max : 0) },
             { Double(bitPattern: holds(imm, $0, $1) ? .max : 0) })
-    case .addsubps: singles { $0 & 1 == 0 ? difference(single(d, $0), single(s, $0)) : sum(single(d, $0), single(s, $0)) }
+    case .addsubps:
+        singles { $0 & 1 == 0 ? difference(single(d, $0), single(s, $0)) : sum(single(d, $0), single(s, $0)) }
     case .addsubpd: doubles { $0 == 0 ? difference(double(d, 0), double(s, 0)) : sum(double(d, 1), double(s, 1)) }
     case .haddps: singles { n in neighbours(n < 2 ? d : s, n & 1) { sum($0, $1) } }
     case .hsubps: singles { n in neighbours(n < 2 ? d : s, n & 1) { difference($0, $1) } }
@@ -114,6 +116,8 @@ private func neighbours(_ value: Vector128, _ pair: Int, _ body: (Float, Float) 
 private func sum<F: BinaryFloatingPoint>(_ a: F, _ b: F) -> F { quiet(a + b, a, b) }
 private func difference<F: BinaryFloatingPoint>(_ a: F, _ b: F) -> F { quiet(a - b, a, b) }
 
+private func multiplied<F: BinaryFloatingPoint>(_ a: F, _ b: F) -> F { quiet(a * b, a, b) }
+
 /// A NaN operand wins, made quiet, the first before the second; a NaN out of numbers is the negative default.
 private func quiet<F: BinaryFloatingPoint>(_ result: F, _ a: F, _ b: F) -> F {
     guard result.isNaN else { return result }
@@ -146,11 +150,11 @@ private func holds<F: BinaryFloatingPoint>(_ predicate: UInt8, _ a: F, _ b: F) -
 
 private func dotProduct(_ operation: VectorOperation, _ d: Vector128, _ s: Vector128, _ imm: UInt8) -> Vector128 {
     if operation == .dpps {
-        func product(_ n: Int) -> Float { imm >> UInt8(4 + n) & 1 == 0 ? 0 : single(d, n) * single(s, n) }
+        func product(_ n: Int) -> Float { imm >> UInt8(4 + n) & 1 == 0 ? 0 : multiplied(single(d, n), single(s, n)) }
         let total = sum(sum(product(0), product(1)), sum(product(2), product(3)))
         return singles { imm >> UInt8($0) & 1 == 0 ? 0 : total }
     }
-    func product(_ n: Int) -> Double { imm >> UInt8(4 + n) & 1 == 0 ? 0 : double(d, n) * double(s, n) }
+    func product(_ n: Int) -> Double { imm >> UInt8(4 + n) & 1 == 0 ? 0 : multiplied(double(d, n), double(s, n)) }
     let total = sum(product(0), product(1))
     return doubles { imm >> UInt8($0) & 1 == 0 ? 0 : total }
 }

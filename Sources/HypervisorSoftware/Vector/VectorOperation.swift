@@ -23,11 +23,11 @@ package enum VectorOperation: UInt16, CaseIterable, Sendable {
     case unpcklps, unpcklpd, unpckhps, unpckhpd
     case punpcklbw, punpcklwd, punpckldq, punpcklqdq
     case punpckhbw, punpckhwd, punpckhdq, punpckhqdq
-    case pshufb, pshufw, pshufd, pshuflw, pshufhw, shufps, shufpd
+    case pshufw, pshufd, pshuflw, pshufhw, shufps, shufpd
     case palignr, pslldq, psrldq
     case blendps, blendpd, pblendw, blendvps, blendvpd, pblendvb, insertps
 
-    // Integer arithmetic: d = op(d, s).
+    // Integer arithmetic, and what the host does better than 64-bit operations: d = op(d, s).
     case paddb, paddw, paddd, paddq, psubb, psubw, psubd, psubq
     case paddsb, paddsw, paddusb, paddusw, psubsb, psubsw, psubusb, psubusw
     case pmullw, pmulhw, pmulhuw, pmulhrsw, pmulld, pmuludq, pmuldq, pmaddwd, pmaddubsw
@@ -41,7 +41,7 @@ package enum VectorOperation: UInt16, CaseIterable, Sendable {
     case psllw, pslld, psllq, psrlw, psrld, psrlq, psraw, psrad
     case pmovsxbw, pmovsxbd, pmovsxbq, pmovsxwd, pmovsxwq, pmovsxdq
     case pmovzxbw, pmovzxbd, pmovzxbq, pmovzxwd, pmovzxwq, pmovzxdq
-    case phminposuw
+    case phminposuw, pshufb
     // Approximations, which do not use MXCSR.
     case rcpps, rcpss, rsqrtps, rsqrtss
 

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// A kernel, its initramfs and command line, placed in guest memory behind the boot ROM. Linux boot protocol, 64-bit.
+
+internal import CFirmware
+public import GuestMemory
+
+/// A range that the memory map reports as reserved.
+public struct ReservedRange: Equatable, Sendable {
+    public let start: GuestPhysicalAddress
+    public let size: UInt64
+
+    public init(start: GuestPhysicalAddress, size: UInt64) {
+        self.start = start
+        self.size = size
+    }
+}
+
+/// What a machine boots. Parsing and unpacking wait until it is first loaded: a restored machine may never reboot.
+public struct BootImage {
+    public let kernel: [UInt8]
+    public let initramfs: [UInt8]
+    public let commandLine: String
+    private var prepared: KernelImage?
+
+    public init(kernel: [UInt8], initramfs: [UInt8], commandLine: String) {
+        self.kernel = kernel
+        self.initramfs = initramfs
+        self.commandLine = commandLine
+    }
+
+    /// Parses and unpacks the kernel now.
+    public mutating func prepare() throws(BootError) {
+        if prepared == nil { prepared = try KernelImage(kernel) }
+    }
+
+    /// Places ROM, kernel, initramfs, boot parameters and hand-over block. The processor starts at its reset vector.
+    /// `rsdp` is the address of the ACPI root pointer; `reserved` goes into the memory map.
+    public mutating func load(
+        into memory: GuestMemory, rsdp: GuestPhysicalAddress, reserved: [ReservedRange]
+    ) throws(BootError) {
+        try prepare()
+        guard let image = prepared else { return }
+        let target = BootTarget(memory)
+        do throws(GuestMemoryError) { try Self.loadROM(into: memory) } catch { throw .memory(error) }
+        try place(image, in: target)
+        let initramfsStart = try placeInitramfs(image, in: target)
+        try target.writeZeroPage(image, initramfs: initramfsStart, count: initramfs.count, rsdp: rsdp, reserved: reserved)
+        let line = Array(commandLine.utf8)
+        guard line.count <= image.commandLineLimit else {
+            throw .commandLineTooLong(bytes: line.count, limit: image.commandLineLimit)
+        }
+        try target.write(line + [0], at: BootLayout.commandLine)
+        for (position, value) in [image.entry, BootLayout.zeroPage, BootLayout.stack].enumerated() {
+            try target.write(value, at: BootLayout.handOver + UInt64(position * 8))
+        }
+    }
+
+    /// Puts the boot ROM at the end of the first 4 GiB; a restored machine needs no more for a later reboot.
+    public static func loadROM(into memory: GuestMemory) throws(GuestMemoryError) {
+        // SAFETY: the image has exactly `romSize` bytes.
+        let rom = unsafe [UInt8](
+            UnsafeRawBufferPointer(start: smolvmm_boot_rom_start(), count: Int(GuestMemory.romSize)))
+        try memory.write(rom, at: GuestMemory.romStart)
+    }
+
+    private func place(_ image: KernelImage, in target: BootTarget) throws(BootError) {
+        guard image.end <= target.lowEnd else {
+            throw .doesNotFit(what: "the kernel", needed: image.end, available: target.lowEnd)
+        }
+        for segment in image.segments {
+            try target.write(Array(image.bytes[segment.source]), at: segment.physical)
+            // After a reboot memory still has what the last kernel left there.
+            try target.clear(segment.physical + UInt64(segment.source.count), to: segment.physical + segment.memorySize)
+        }
+    }
+
+    /// As high as the kernel allows, page-aligned, above the kernel. Returns where.
+    private func placeInitramfs(_ image: KernelImage, in target: BootTarget) throws(BootError) -> UInt64 {
+        if initramfs.isEmpty { return 0 }
+        let top = min(target.lowEnd, image.initramfsLimit &+ 1)
+        let size = (UInt64(initramfs.count) + 4095) & ~4095
+        // A kernel needs some room beyond its image to start.
+        guard top >= size, (top - size) & ~4095 >= image.end + BootLayout.workingSpace else {
+            throw .doesNotFit(
+                what: "kernel and initramfs", needed: image.end + BootLayout.workingSpace + size, available: top)
+        }
+        let start = (top - size) & ~4095
+        try target.write(initramfs, at: start)
+        return start
+    }
+}

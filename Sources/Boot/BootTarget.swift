@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writing into guest memory before the first instruction: where things go, and the zero page.
+// Linux Documentation/arch/x86/zero-page.rst.
+
+import GuestMemory
+
+/// Fixed places below 1 MiB.
+enum BootLayout {
+    static let zeroPage: UInt64 = 0x7000
+    static let stack: UInt64 = 0x8ff0
+    static let commandLine: UInt64 = 0x2_0000
+    static let handOver = GuestMemory.romStart.rawValue + 0xff00
+    /// Conventional memory ends here; the rest of the first MiB belongs to firmware tables.
+    static let conventionalEnd: UInt64 = 0x9_fc00
+    static let highMemory: UInt64 = 0x10_0000
+    /// What a kernel gets beyond its image and the initramfs.
+    static let workingSpace: UInt64 = 8 << 20
+}
+
+/// Guest memory as the loader sees it.
+struct BootTarget {
+    /// Types of memory in the map that the kernel gets. ACPI specification, 15.1.
+    private enum MapType: UInt32 {
+        case usable = 1
+        case reserved = 2
+    }
+
+    private let memory: GuestMemory
+
+    init(_ memory: GuestMemory) { self.memory = memory }
+
+    /// End of RAM below the hole.
+    var lowEnd: UInt64 { min(memory.size, GuestMemory.holeStart.rawValue) }
+
+    func write(_ bytes: [UInt8], at address: UInt64) throws(BootError) {
+        do throws(GuestMemoryError) {
+            try memory.write(bytes, at: GuestPhysicalAddress(address))
+        } catch {
+            throw .memory(error)
+        }
+    }
+
+    func write<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, at address: UInt64) throws(BootError) {
+        do throws(GuestMemoryError) {
+            try memory.store(value, at: GuestPhysicalAddress(address))
+        } catch {
+            throw .memory(error)
+        }
+    }
+
+    /// Zeroes what is not zero already, page by page, so that untouched pages stay untouched.
+    func clear(_ start: UInt64, to end: UInt64) throws(BootError) {
+        var address = start
+        while address < end {
+            let count = min(4096 - (address & 4095), end - address)
+            let old: [UInt8]
+            do throws(GuestMemoryError) {
+                old = try memory.read(at: GuestPhysicalAddress(address), count: Int(count))
+            } catch {
+                throw .memory(error)
+            }
+            if old.contains(where: { $0 != 0 }) { try write([UInt8](repeating: 0, count: Int(count)), at: address) }
+            address += count
+        }
+    }
+
+    /// boot_params: setup header, initramfs, command line, ACPI root pointer, memory map.
+    func writeZeroPage(
+        _ image: KernelImage, initramfs: UInt64, count: Int, rsdp: GuestPhysicalAddress, reserved: [ReservedRange]
+    ) throws(BootError) {
+        let page = BootLayout.zeroPage
+        try write([UInt8](repeating: 0, count: 4096), at: page)
+        try write(image.setupHeader, at: page + 0x1f1)
+        try write(rsdp.rawValue, at: page + 0x70)
+        try write(UInt16(0xaa55), at: page + 0x1fe)
+        try write(UInt32(0x5372_6448), at: page + 0x202)
+        try write(UInt8(0xff), at: page + 0x210)  // type_of_loader: unassigned
+        try write(UInt8(1), at: page + 0x211)  // loadflags: LOADED_HIGH
+        try write(UInt32(truncatingIfNeeded: initramfs), at: page + 0x218)
+        try write(UInt32(truncatingIfNeeded: count), at: page + 0x21c)
+        try write(UInt32(BootLayout.commandLine), at: page + 0x228)
+        let map = memoryMap(reserved)
+        try write(UInt8(map.count), at: page + 0x1e8)
+        for (index, entry) in map.enumerated() {
+            let at = page + 0x2d0 + UInt64(index) * 20
+            try write(entry.start, at: at)
+            try write(entry.size, at: at + 8)
+            try write(entry.type.rawValue, at: at + 16)
+        }
+    }
+
+    private func memoryMap(_ reserved: [ReservedRange]) -> [(start: UInt64, size: UInt64, type: MapType)] {
+        var map: [(start: UInt64, size: UInt64, type: MapType)] = [
+            (0, BootLayout.conventionalEnd, .usable), (BootLayout.highMemory, lowEnd - BootLayout.highMemory, .usable),
+        ]
+        if memory.size > lowEnd { map.append((GuestMemory.holeEnd.rawValue, memory.size - lowEnd, .usable)) }
+        map.append((GuestMemory.romStart.rawValue, GuestMemory.romSize, .reserved))
+        map += reserved.prefix(64).map { ($0.start.rawValue, $0.size, .reserved) }
+        return map
+    }
+}

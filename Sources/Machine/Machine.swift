@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// A whole machine: memory, bus, platform and processors, assembled from a configuration.
+
+public import Bundle
+internal import Bus
+internal import Boot
+internal import Devices
+internal import GuestMemory
+internal import Hypervisor
+internal import HypervisorSoftware
+internal import X86
+
+/// One machine. It belongs to the thread that made it, which also calls `run`; others use `control` and `console`.
+public final class Machine {
+    /// One virtual processor and what the scheduler knows of it.
+    struct Processor {
+        let cpu: any VirtualCPU
+        /// False before the start-up interrupt of a secondary processor.
+        var isStarted: Bool
+        /// Halted, with no interrupt to take.
+        var isIdle = false
+    }
+
+    public let configuration: MachineConfiguration
+    public let control: MachineControl
+    public let console: ConsoleChannel
+    public internal(set) var statistics = MachineStatistics()
+
+    let memory: GuestMemory
+    let bus: Bus
+    let clock: GuestClock
+    let platform: Platform
+    let virtualMachine: any VirtualMachine
+    var processors: [Processor] = []
+    let events: MachineEvents
+    let trigger: FreezeTrigger?
+
+    /// For a reboot, and for the bundle.
+    let kernel: [UInt8]
+    let initramfs: [UInt8]
+    /// The latest bundle that this machine was restored from or written to.
+    var parent: BundleIdentifier?
+    /// Applied right before the first instruction.
+    var clockReset: ClockReset?
+
+    var isPaused = false
+    /// The snapshot that is being written, for which the machine is held.
+    var freeze: (order: MachineControl.SnapshotOrder, since: UInt64)?
+    var inputWaits = false
+
+    init(
+        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], trigger: FreezeTrigger?
+    ) throws(MachineError) {
+        try CPUModel.check(configuration.cpuModel)
+        control = try MachineControl()
+        console = try ConsoleChannel(machineWake: control.wake)
+        self.configuration = configuration
+        self.kernel = kernel
+        self.initramfs = initramfs
+        self.trigger = trigger
+        clock = GuestClock()
+        clock.pause()
+        bus = Bus()
+        events = MachineEvents(trigger: trigger.map { TextMatcher($0.text) })
+        do {
+            memory = try GuestMemory(size: configuration.memoryBytes)
+            platform = try Platform(processors: configuration.cpus, bus: bus, clock: clock, memory: memory)
+            virtualMachine = try SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock)
+            for index in 0..<configuration.cpus {
+                let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: platform.localAPICs[index])
+                processors.append(Processor(cpu: cpu, isStarted: index == 0))
+            }
+        } catch {
+            throw .assembly("\(error)")
+        }
+        platform.events = events
+        platform.serial.sink = events
+        control.setProcessors(processors.map(\.cpu))
+    }
+
+    /// A machine that will boot `kernel`.
+    /// - Parameter trigger: the text at which it is frozen and ends.
+    public static func boot(
+        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], trigger: FreezeTrigger? = nil
+    ) throws(MachineError) -> Machine {
+        let machine = try Machine(configuration, kernel: kernel, initramfs: initramfs, trigger: trigger)
+        try machine.loadBootImage()
+        try machine.resetProcessors()
+        return machine
+    }
+
+    /// Puts firmware, kernel, initramfs and command line into memory.
+    func loadBootImage() throws(MachineError) {
+        do {
+            let image = try BootImage(
+                kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
+            try image.load(
+                into: memory, rsdp: ACPITables.rootPointer,
+                reserved: PlatformLayout.reserved.map { ($0.start, $0.size) })
+        } catch {
+            throw .boot("\(error)")
+        }
+    }
+
+    /// All processors at power-on; only the first one runs.
+    func resetProcessors() throws(MachineError) {
+        for index in processors.indices {
+            var state = CPUState.reset
+            if index > 0 { state.activity = .waitingForStartup }
+            try setState(state, of: index)
+        }
+    }
+
+    func setState(_ state: CPUState, of index: Int) throws(MachineError) {
+        do throws(SnapshotError) {
+            try processors[index].cpu.restoreState(state)
+        } catch {
+            throw .state("processor \(index): \(error)")
+        }
+        processors[index].isStarted = state.activity != .waitingForStartup
+        processors[index].isIdle = false
+    }
+
+    /// A guest reboot: everything at power-on, the kernel loaded again.
+    func reboot() throws(MachineError) {
+        do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
+        events.reset()
+        try loadBootImage()
+        try resetProcessors()
+        statistics.reboots += 1
+    }
+}

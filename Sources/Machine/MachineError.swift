@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// Why a machine could not be made, restored, snapshotted or kept running.
+
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
+/// Why the machine did not do what was asked.
+public enum MachineError: Error, Equatable, CustomStringConvertible {
+    /// A setting of the configuration that this smolvmm cannot honour.
+    case invalidConfiguration(field: String, value: String, allowed: String)
+    /// The bundle's CPU contract is one that no backend here can keep.
+    case unknownCPUModel(String, known: String)
+    /// The kernel, the initramfs or the bundle; the text is the layer's own.
+    case boot(String)
+    case bundle(String)
+    /// A saved state that was refused, or one that is missing or too many.
+    case state(String)
+    /// Memory, the bus or the virtual processor; the text is the layer's own.
+    case assembly(String)
+    case hostRefused(what: String, errno: Int32)
+    /// The machine ended before it got to the request.
+    case ended
+    case busy(String)
+
+    public var description: String {
+        switch self {
+        case .invalidConfiguration(let field, let value, let allowed): "\(field) is \(value), must be \(allowed)"
+        case .unknownCPUModel(let model, let known):
+            "the machine needs the CPU model '\(model)'; this smolvmm has only \(known)"
+        case .boot(let text), .bundle(let text), .state(let text), .assembly(let text): text
+        case .hostRefused(let what, let code): "the host refused \(what): \(errorText(code))"
+        case .ended: "the machine has ended"
+        case .busy(let what): "the machine is busy: \(what)"
+        }
+    }
+}
+
+/// The host's words for an error number.
+public func errorText(_ code: Int32) -> String {
+    guard let text = unsafe strerror(code) else { return "error \(code)" }
+    // SAFETY: strerror gives a NUL-terminated string, copied at once.
+    return unsafe String(cString: text)
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// A machine out of a bundle. Every value in it is hostile until its layer has validated it.
+
+public import Bundle
+internal import Devices
+internal import GuestMemory
+internal import Hypervisor
+internal import Snapshot
+internal import X86
+
+extension Machine {
+    /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot.
+    ///
+    /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
+    public static func restore(
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now
+    ) throws(MachineError) -> Machine {
+        var configuration = bundle.manifest.configuration
+        if let name { configuration.name = name }
+        try CPUModel.check(configuration.cpuModel)
+        let (kernel, initramfs) = try loading { () throws(BundleError) in
+            (try bundle.kernel(), try bundle.initramfs())
+        }
+        let machine = try Machine(configuration, kernel: kernel, initramfs: initramfs, trigger: nil)
+        machine.parent = bundle.manifest.lineage.id
+        machine.clockReset = reset
+        try machine.restoreStates(from: bundle)
+        try loading { () throws(BundleError) in try bundle.restoreMemory(into: machine.memory) }
+        try machine.enterNewGeneration()
+        return machine
+    }
+
+    private static func loading<Value>(_ body: () throws(BundleError) -> Value) throws(MachineError) -> Value {
+        do throws(BundleError) { return try body() } catch { throw .bundle(error.description) }
+    }
+
+    private func restoreStates(from bundle: BundleReader) throws(MachineError) {
+        var left = Set(bundle.stateNames)
+        func read<State: Decodable>(_ name: String, as type: State.Type) throws(MachineError) -> State {
+            left.remove(name)
+            return try Self.loading { () throws(BundleError) in
+                try decodeState(try bundle.state(named: name), as: type, layer: name)
+            }
+        }
+
+        let clockState = try read(Layer.clock, as: GuestClock.State.self)
+        var processorStates: [CPUState] = []
+        for index in processors.indices {
+            processorStates.append(try read(Layer.processor(index), as: CPUState.self))
+        }
+        var platformStates: [String: any Codable & Sendable] = [:]
+        for name in left.sorted() {
+            guard let type = platform.stateType(of: name) else {
+                throw .state("the bundle has state of a layer '\(name)' that this smolvmm does not know: update smolvmm")
+            }
+            platformStates[name] = try read(name, as: type)
+        }
+        do throws(SnapshotError) {
+            try clock.restoreState(clockState)
+            try platform.restoreStates(platformStates)
+        } catch {
+            throw .state(error.description)
+        }
+        for (index, state) in processorStates.enumerated() { try setState(state, of: index) }
+    }
+
+    /// The guest learns that it is a copy before its first instruction.
+    private func enterNewGeneration() throws(MachineError) {
+        do throws(GuestMemoryError) { try platform.generation.regenerate() } catch {
+            throw .assembly(error.description)
+        }
+    }
+}

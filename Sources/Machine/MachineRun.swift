@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// The machine's life: time slices of its processors, timers, requests of others, waiting when the guest is idle.
+
+internal import Devices
+internal import GuestMemory
+internal import Hypervisor
+internal import X86
+
+extension Machine {
+    /// Runs the machine on the calling thread until it ends.
+    public func run() -> MachineEnd {
+        applyClockReset()
+        clock.resume()
+        control.setActivity(.running)
+        let end = loop()
+        clock.pause()
+        flushConsole()
+        // Somebody may still wait for a snapshot that is being written: the writer only reads memory, let it finish.
+        finishFreeze()
+        control.close()
+        return end
+    }
+
+    private func applyClockReset() {
+        switch clockReset {
+        case .now: clock.advance(toWallClock: GuestClock.hostRealtime())
+        case .at(let time): clock.advance(toWallClock: time.nanoseconds)
+        case .keep, nil: break
+        }
+        clockReset = nil
+    }
+
+    private var isHeld: Bool { isPaused || freeze != nil }
+
+    private func loop() -> MachineEnd {
+        while true {
+            if control.hasMail, let end = handleMail() { return end }
+            if isHeld || console.isFull {
+                control.wake.wait()
+                continue
+            }
+            if inputWaits { feedInput() }
+            let now = clock.now
+            if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
+
+            switch runProcessors() {
+            case .none: waitForWork()
+            case .some(nil): break
+            case .some(let end?): return end
+            }
+            flushConsole()
+            if events.hasRequests, let end = handleEvents() { return end }
+        }
+    }
+
+    // MARK: Processors
+
+    /// One time slice of each processor that has something to do; nil when none has.
+    private func runProcessors() -> MachineEnd?? {
+        var ran = false
+        for index in processors.indices {
+            if events.takeInterrupt(index) { processors[index].isIdle = false }
+            guard processors[index].isStarted, !processors[index].isIdle else { continue }
+            ran = true
+            if let end = runSlice(index) { return .some(end) }
+            if events.hasRequests { break }
+        }
+        return ran ? .some(nil) : nil
+    }
+
+    private func runSlice(_ index: Int) -> MachineEnd? {
+        let cpu = processors[index].cpu
+        platform.currentProcessor = index
+        events.current = cpu
+        let exit = cpu.run()
+        events.current = nil
+        statistics.slices += 1
+        switch exit {
+        case .yielded:
+            return nil
+        case .halted:
+            statistics.halts += 1
+            processors[index].isIdle = !platform.localAPICs[index].hasPendingInterrupt
+            return nil
+        case .shutdown:
+            return .tripleFault(processor: index, instructionPointer: cpu.saveState().rip)
+        case .failed(let reason):
+            return .failed("processor \(index): \(reason)")
+        }
+    }
+
+    /// Every processor is idle: until the next timer or the next mail.
+    private func waitForWork() {
+        let now = clock.now
+        let deadline = platform.nextDeadline
+        if let deadline, deadline <= now { return }
+        flushConsole()
+        statistics.waits += 1
+        control.wake.wait(nanoseconds: deadline.map { $0 - now })
+    }
+
+    // MARK: What the guest asked for
+
+    private func handleEvents() -> MachineEnd? {
+        if events.triggerSeen, let trigger { return freeze(at: trigger) }
+        if events.powerOffRequested { return .poweredOff }
+        do throws(MachineError) {
+            if events.resetRequested {
+                if let reason = events.panicReason() { return .panicked(reason: reason) }
+                try reboot()
+            }
+            for request in events.takeProcessorRequests() {
+                switch request {
+                case .initialize(let index): try initialize(index)
+                case .start(let index, let page): try start(index, page: page)
+                }
+            }
+        } catch {
+            return .failed(error.description)
+        }
+        return nil
+    }
+
+    /// INIT#: as after power-on, but waiting, whichever processor it is. SDM volume 3, section 10.4.
+    private func initialize(_ index: Int) throws(MachineError) {
+        guard processors.indices.contains(index) else { return }
+        var state = CPUState.reset
+        state.activity = .waitingForStartup
+        try setState(state, of: index)
+    }
+
+    /// A start-up interrupt counts only for a processor that waits for one.
+    private func start(_ index: Int, page: UInt8) throws(MachineError) {
+        guard processors.indices.contains(index), !processors[index].isStarted else { return }
+        var state = CPUState.reset
+        state.segments[1].selector = UInt16(page) << 8
+        state.segments[1].base = UInt64(page) << 12
+        state.rip = 0
+        try setState(state, of: index)
+    }
+
+    // MARK: What others asked for
+
+    private func handleMail() -> MachineEnd? {
+        inputWaits = true
+        var isStopped = false
+        for request in control.takeRequests() {
+            switch request {
+            case .stop:
+                isStopped = true
+            case .pause(let done):
+                isPaused = true
+                updateHold()
+                done.deliver(true)
+            case .resume(let done):
+                isPaused = false
+                updateHold()
+                done.deliver(true)
+            case .snapshot(let order):
+                beginFreeze(order)
+            case .written(let result):
+                endFreeze(result)
+            }
+        }
+        return isStopped ? .stopped : nil
+    }
+
+    /// Stops or starts guest time after a change of `isPaused` or `freeze`.
+    func updateHold() {
+        if isHeld { clock.pause() } else { clock.resume() }
+        control.setActivity(freeze != nil ? .freezing : isPaused ? .paused : .running)
+    }
+
+    // MARK: Console
+
+    private func feedInput() {
+        let space = platform.serial.receiveSpace
+        guard space > 0 else { return }
+        let (bytes, isMore) = control.takeInput(space)
+        if !bytes.isEmpty { platform.serial.receive(bytes) }
+        inputWaits = isMore
+    }
+
+    func flushConsole() {
+        if !events.output.isEmpty { console.put(events.takeOutput()) }
+    }
+}

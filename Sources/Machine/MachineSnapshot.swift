@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// A running machine into a bundle: state is copied with the guest standing still, another thread writes.
+
+internal import Bundle
+internal import Devices
+internal import GuestMemory
+internal import Hypervisor
+
+extension Machine {
+    /// The layers that are the machine's own; the others are the platform's.
+    enum Layer {
+        static let clock = "clock"
+        static func processor(_ index: Int) -> String { "vcpu\(index)" }
+    }
+
+    /// Everything of the machine at this instant. Guest time stands.
+    func frozen() throws(MachineError) -> FrozenMachine {
+        let requested = GuestClock.hostMonotonic()
+        var states: [(name: String, json: [UInt8])] = []
+        do throws(BundleError) {
+            states.append((Layer.clock, try encodeState(clock.saveState(), layer: Layer.clock)))
+            for index in processors.indices {
+                let name = Layer.processor(index)
+                states.append((name, try encodeState(processors[index].cpu.saveState(), layer: name)))
+            }
+            for (name, state) in platform.saveStates() {
+                states.append((name, try encodeState(state, layer: name)))
+            }
+        } catch {
+            throw .bundle(error.description)
+        }
+        return FrozenMachine(
+            contents: BundleContents(
+                configuration: configuration, parent: parent, states: states, kernel: kernel, initramfs: initramfs,
+                memory: memory),
+            requested: requested)
+    }
+
+    /// Holds the machine and lets another thread write it; `endFreeze` follows by mail.
+    func beginFreeze(_ order: MachineControl.SnapshotOrder) {
+        guard freeze == nil else {
+            order.result.deliver(.failure(.busy("another snapshot of it is being written")))
+            return
+        }
+        flushConsole()
+        freeze = (order, GuestClock.hostMonotonic())
+        updateHold()
+        do throws(MachineError) {
+            let frozen = try frozen()
+            let control = control
+            try HostThread.start {
+                control.post(.written(frozen.write(to: order.path, progress: order.progress)))
+            }
+        } catch {
+            endFreeze(.failure(error))
+        }
+    }
+
+    /// The bundle is written, or not: the guest goes on either way.
+    func endFreeze(_ result: Result<SnapshotReport, MachineError>) {
+        guard let (order, since) = freeze else { return }
+        freeze = nil
+        updateHold()
+        let pause = GuestClock.hostMonotonic() - since
+        switch result {
+        case .success(var report):
+            report.pauseNanoseconds = pause
+            parent = report.identifier
+            order.result.deliver(.success(report))
+        case .failure(let error):
+            order.result.deliver(.failure(error))
+        }
+    }
+
+    /// The machine ends while a snapshot is written: waits for it.
+    func finishFreeze() {
+        while freeze != nil {
+            for request in control.takeRequests() {
+                if case .written(let result) = request { endFreeze(result) } else { MachineControl.refuse(request) }
+            }
+            if freeze != nil { control.wake.wait() }
+        }
+    }
+
+    /// Writes the bundle that a text on the console set off; the machine ends with it.
+    func freeze(at trigger: FreezeTrigger) -> MachineEnd {
+        flushConsole()
+        let since = GuestClock.hostMonotonic()
+        clock.pause()
+        control.setActivity(.freezing)
+        do throws(MachineError) {
+            var report = try frozen().write(to: trigger.path, progress: trigger.progress).get()
+            report.pauseNanoseconds = GuestClock.hostMonotonic() - since
+            return .frozen(report)
+        } catch {
+            return .failed(error.description)
+        }
+    }
+}

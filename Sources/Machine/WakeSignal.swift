@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Wakes a thread that waits in poll(2): a pipe that holds at most a few bytes.
+
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
+/// A signal that stays set until it is drained, so that none gets lost between a check and a wait.
+public final class WakeSignal: Sendable {
+    /// Readable while the signal is set: for `poll`.
+    public let descriptor: Int32
+    private let writeEnd: Int32
+
+    public init() throws(MachineError) {
+        var ends: [Int32] = [-1, -1]
+        // SAFETY: pipe writes two descriptors.
+        guard unsafe pipe(&ends) == 0 else { throw .hostRefused(what: "a pipe", errno: errno) }
+        for end in ends {
+            unsafe _ = fcntl(end, F_SETFD, FD_CLOEXEC)
+            unsafe _ = fcntl(end, F_SETFL, O_NONBLOCK)
+        }
+        descriptor = ends[0]
+        writeEnd = ends[1]
+    }
+
+    deinit {
+        close(descriptor)
+        close(writeEnd)
+    }
+
+    /// Sets the signal. Any thread.
+    public func set() {
+        var byte: UInt8 = 1
+        // SAFETY: one byte. A full pipe is a signal that is set.
+        unsafe _ = write(writeEnd, &byte, 1)
+    }
+
+    /// Clears the signal.
+    public func drain() {
+        var bytes = [UInt8](repeating: 0, count: 64)
+        // SAFETY: `bytes` has the count that is passed.
+        while unsafe read(descriptor, &bytes, 64) == 64 {}
+    }
+
+    /// Waits until the signal is set, at most `nanoseconds` (nil: for ever), and clears it.
+    public func wait(nanoseconds: UInt64? = nil) {
+        var descriptors = [pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)]
+        #if canImport(Glibc)
+            if let nanoseconds {
+                var time = timespec(
+                    tv_sec: Int(clamping: nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
+                // SAFETY: one descriptor and a time that outlive the call.
+                unsafe _ = ppoll(&descriptors, 1, &time, nil)
+            } else {
+                unsafe _ = poll(&descriptors, 1, -1)
+            }
+        #else
+            let milliseconds = nanoseconds.map { Int32(clamping: ($0 + 999_999) / 1_000_000) } ?? -1
+            // SAFETY: one descriptor that outlives the call.
+            unsafe _ = poll(&descriptors, 1, milliseconds)
+        #endif
+        drain()
+    }
+}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the scripts in tools/ share. Source it; it sets the project's root as the current folder.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cache=cache
+smolvmm=.build/release/smolvmm
+initramfs=$cache/initramfs.cpio
+
+fail() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+usage() {
+    echo "usage: $*" >&2
+    exit 2
+}
+
+step() {
+    if [[ -t 1 ]]; then printf '\n\033[1m==> %s\033[0m\n' "$*"; else printf '\n==> %s\n' "$*"; fi
+}
+
+# The current time in milliseconds.
+now() {
+    local time=${EPOCHREALTIME/[.,]/}
+    echo "$((time / 1000))"
+}
+
+# Milliseconds as seconds.
+seconds() {
+    printf '%d.%03d s' "$(($1 / 1000))" "$(($1 % 1000))"
+}
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "needs root or sudo for: $*"
+    fi
+}
+
+require_swift() {
+    command -v swift >/dev/null || fail "there is no Swift here: install 6.3 or newer from https://www.swift.org/install/linux"
+    local version
+    version=$(swift --version 2>/dev/null | grep -oE 'Swift version [0-9]+\.[0-9]+' | grep -oE '[0-9]+\.[0-9]+')
+    if ! printf '6.3\n%s\n' "$version" | sort -CV; then
+        fail "Swift $version is too old: install 6.3 or newer from https://www.swift.org/install/linux"
+    fi
+}
+
+# The command as it is shipped: the Swift runtime is inside.
+build_smolvmm() {
+    swift build -c release --static-swift-stdlib --product smolvmm
+}
+
+build_initramfs() {
+    local newer
+    newer=$(find guest -newer "$initramfs" -print -quit 2>/dev/null || echo missing)
+    if [[ -n $newer || ! -e $initramfs ]]; then
+        mkdir -p "$cache"
+        guest/build-initramfs "$initramfs"
+    fi
+}
+
+# All that running a machine takes.
+prepare_machine() {
+    require_swift
+    build_smolvmm
+    tools/fetch-kernel cloud
+    build_initramfs
+}
