@@ -49,7 +49,7 @@ extension NativeForm {
             allowsWide = true
         case .stack: allowsOperandPrefix = true
         case .doubleWord: allowsWide = true
-        case .near, .register: break
+        case .near, .register, .table: break
         case .fixed16: memoryBytes = 2
         }
         // The operand size of indirect and relative jumps differs between processors with 66.

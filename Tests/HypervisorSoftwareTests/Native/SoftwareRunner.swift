@@ -43,7 +43,10 @@ final class SoftwareRunner {
 
     init() throws {
         memory = try GuestMemory(size: 2 << 20)
-        core = Core(index: 0, memory: memory, bus: bus, clock: GuestClock(), interrupts: NoInterrupts())
+        let configuration = SoftwareConfiguration(model: .x86_64_v2, processors: 1)
+        core = Core(
+            index: 0, configuration: configuration, memory: memory, bus: bus, clock: GuestClock(),
+            interrupts: NoInterrupts())
         try writeTables()
         core.cr0 = 0x8001_0033
         core.cr3 = Place.rootTable
