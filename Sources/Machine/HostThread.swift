@@ -16,7 +16,7 @@ public enum HostThread {
 
     /// Starts `body` on a thread of its own.
     public static func start(_ body: @escaping @Sendable () -> Void) throws(MachineError) {
-        let context = Unmanaged.passRetained(Body(body))
+        let context = unsafe Unmanaged.passRetained(Body(body))
         #if canImport(Glibc)
             var thread = pthread_t()
         #else

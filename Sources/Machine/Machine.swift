@@ -8,6 +8,7 @@ internal import Devices
 internal import GuestMemory
 internal import Hypervisor
 internal import HypervisorSoftware
+internal import Snapshot
 internal import X86
 
 /// One machine. It belongs to the thread that made it, which also calls `run`; others use `control` and `console`.
@@ -65,7 +66,8 @@ public final class Machine {
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
             platform = try Platform(processors: configuration.cpus, bus: bus, clock: clock, memory: memory)
-            virtualMachine = try SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock)
+            virtualMachine = SoftwareVirtualMachine(
+                memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus)
             for index in 0..<configuration.cpus {
                 let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: platform.localAPICs[index])
                 processors.append(Processor(cpu: cpu, isStarted: index == 0))

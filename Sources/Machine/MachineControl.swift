@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What other threads may ask of a running machine. The machine's thread does it between two time slices.
 
-public import Hypervisor
+internal import Hypervisor
 internal import Synchronization
 
 /// A machine's mailbox. Any thread.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Wakes a thread that waits in poll(2): a pipe that holds at most a few bytes.
 
+internal import CHost
+
 #if canImport(Glibc)
     internal import Glibc
 #else
@@ -18,8 +20,8 @@ public final class WakeSignal: Sendable {
         // SAFETY: pipe writes two descriptors.
         guard unsafe pipe(&ends) == 0 else { throw .hostRefused(what: "a pipe", errno: errno) }
         for end in ends {
-            unsafe _ = fcntl(end, F_SETFD, FD_CLOEXEC)
-            unsafe _ = fcntl(end, F_SETFL, O_NONBLOCK)
+            _ = fcntl(end, F_SETFD, FD_CLOEXEC)
+            _ = fcntl(end, F_SETFL, O_NONBLOCK)
         }
         descriptor = ends[0]
         writeEnd = ends[1]
@@ -46,21 +48,7 @@ public final class WakeSignal: Sendable {
 
     /// Waits until the signal is set, at most `nanoseconds` (nil: for ever), and clears it.
     public func wait(nanoseconds: UInt64? = nil) {
-        var descriptors = [pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)]
-        #if canImport(Glibc)
-            if let nanoseconds {
-                var time = timespec(
-                    tv_sec: Int(clamping: nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
-                // SAFETY: one descriptor and a time that outlive the call.
-                unsafe _ = ppoll(&descriptors, 1, &time, nil)
-            } else {
-                unsafe _ = poll(&descriptors, 1, -1)
-            }
-        #else
-            let milliseconds = nanoseconds.map { Int32(clamping: ($0 + 999_999) / 1_000_000) } ?? -1
-            // SAFETY: one descriptor that outlives the call.
-            unsafe _ = poll(&descriptors, 1, milliseconds)
-        #endif
+        _ = chost_wait_readable(descriptor, nanoseconds.map { Int64(clamping: $0) } ?? -1)
         drain()
     }
 }

@@ -5,3 +5,4 @@
 #include "chost_memory.h"
 #include "chost_vector.h"
 #include "chost_x87.h"
+#include "chost_wait.h"
