@@ -25,6 +25,11 @@ enum JSONText {
 
     private struct TooDeep: Error {}
 
+    /// Any well-formed JSON.
+    private struct Anything: Decodable {
+        init(from decoder: any Decoder) {}
+    }
+
     /// The deepest nesting of brackets outside strings; exact for well-formed text.
     private static func depth(of bytes: [UInt8]) -> Int {
         var depth = 0
@@ -55,7 +60,7 @@ enum JSONText {
     }
 
     /// One line that says what is wrong and where.
-    static func reason(for error: any Error) -> String {
+    static func reason(for error: any Error, in bytes: [UInt8]) -> String {
         guard let error = error as? DecodingError else {
             return error is TooDeep ? "nested deeper than \(maximumDepth)" : "not JSON"
         }
@@ -64,7 +69,10 @@ enum JSONText {
         case .typeMismatch(let type, let context): return "\(place(context)) is not of type \(type)"
         case .valueNotFound(_, let context): return "\(place(context)) is null"
         case .dataCorrupted(let context):
-            return context.codingPath.isEmpty ? "not JSON" : "\(place(context)) has a value that cannot be"
+            if !context.codingPath.isEmpty { return "\(place(context)) has a value that cannot be" }
+            // The decoder says the same of bad syntax and of a number that its field cannot hold; tell them apart.
+            let isJSON = (try? JSONDecoder().decode(Anything.self, from: Data(bytes))) != nil
+            return isJSON ? "a number does not fit in its field" : "not JSON"
         @unknown default: return "not JSON"
         }
     }
@@ -97,6 +105,6 @@ public func decodeState<T: Decodable>(
     do {
         return try JSONText.decode(json, as: type)
     } catch {
-        throw .malformedState(layer: layer, reason: JSONText.reason(for: error))
+        throw .malformedState(layer: layer, reason: JSONText.reason(for: error, in: json))
     }
 }

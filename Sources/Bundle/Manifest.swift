@@ -142,7 +142,7 @@ extension Manifest {
         } catch let error as BundleError {
             throw error
         } catch {
-            throw .damaged(member: BundleName.manifest, reason: JSONText.reason(for: error))
+            throw .damaged(member: BundleName.manifest, reason: JSONText.reason(for: error, in: bytes))
         }
         guard isHexadecimal(manifest.root, count: 64) else {
             throw .damaged(member: BundleName.manifest, reason: "root is not 64 hexadecimal digits")
