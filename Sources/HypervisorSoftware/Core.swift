@@ -123,13 +123,13 @@ struct Core: ~Copyable {
 
     /// General register `n`, 0 to 15, or a pseudo register.
     subscript(gpr n: UInt8) -> UInt64 {
-        @inline(__always) get { general[Int(n & 31)] }
+        @inline(__always) mutating get { general[Int(n & 31)] }
         @inline(__always) set { general[Int(n & 31)] = newValue }
     }
 
     /// SSE register `n`, 0 to 15.
     subscript(xmm n: UInt8) -> Vector128 {
-        @inline(__always) get { Vector128(low: xmm[Int(n & 15) &* 2], high: xmm[Int(n & 15) &* 2 &+ 1]) }
+        @inline(__always) mutating get { Vector128(low: xmm[Int(n & 15) &* 2], high: xmm[Int(n & 15) &* 2 &+ 1]) }
         @inline(__always) set {
             xmm[Int(n & 15) &* 2] = newValue.low
             xmm[Int(n & 15) &* 2 &+ 1] = newValue.high

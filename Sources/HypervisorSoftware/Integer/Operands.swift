@@ -4,7 +4,7 @@
 extension Core {
     /// Register `n` as `T`; `n` may name AH to BH when T is a byte.
     @inline(__always)
-    func register<T: MemoryWord>(_ n: UInt8, _ type: T.Type) -> T {
+    mutating func register<T: MemoryWord>(_ n: UInt8, _ type: T.Type) -> T {
         if T.bitWidth == 8, n & RegisterIndex.highByte != 0 {
             return T(truncatingIfNeeded: general[Int(n & 3)] &>> 8)
         }
@@ -29,7 +29,7 @@ extension Core {
 
     /// The offset of the memory operand within its segment.
     @inline(__always)
-    func effectiveOffset(_ i: DecodedInstruction) -> UInt64 {
+    mutating func effectiveOffset(_ i: DecodedInstruction) -> UInt64 {
         let offset =
             general[Int(i.base & 31)] &+ (general[Int(i.index & 31)] &<< UInt64(i.scale))
             &+ UInt64(bitPattern: Int64(i.displacement))
@@ -38,7 +38,7 @@ extension Core {
     }
 
     @inline(never)
-    private func legacyOffset(_ i: DecodedInstruction, _ offset: UInt64) -> UInt64 {
+    private mutating func legacyOffset(_ i: DecodedInstruction, _ offset: UInt64) -> UInt64 {
         if i.base == RegisterIndex.absolute { return i.immediate }
         if i.traits.contains(.address16) { return offset & 0xffff }
         return i.traits.contains(.address32) ? offset & 0xffff_ffff : offset
@@ -46,7 +46,7 @@ extension Core {
 
     /// The linear address of the memory operand.
     @inline(__always)
-    func effectiveAddress(_ i: DecodedInstruction) -> UInt64 {
+    mutating func effectiveAddress(_ i: DecodedInstruction) -> UInt64 {
         let linear = effectiveOffset(i) &+ segmentBase[Int(i.segment & 7)]
         if i.traits.contains(.legacyAddress), mode != .bits64 { return linear & 0xffff_ffff }
         return linear
@@ -76,13 +76,13 @@ extension Core {
     }
 
     /// The linear address for stack offset `pointer`.
-    private func stackAddress(_ pointer: UInt64) -> UInt64 {
+    private mutating func stackAddress(_ pointer: UInt64) -> UInt64 {
         if mode == .bits64 { return pointer }
         return (segmentBase[Int(SegmentIndex.ss)] &+ pointer) & 0xffff_ffff
     }
 
     /// RSP with `pointer` in the part that the stack uses.
-    private func stackPointer(_ pointer: UInt64) -> UInt64 {
+    private mutating func stackPointer(_ pointer: UInt64) -> UInt64 {
         let mask = stackMask
         return mask == 0xffff ? self[gpr: RegisterIndex.rsp] & ~0xffff | pointer & 0xffff : pointer & mask
     }

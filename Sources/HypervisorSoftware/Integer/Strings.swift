@@ -19,12 +19,12 @@ extension Core {
         self[gpr: register] = mask == 0xffff ? self[gpr: register] & ~mask | value & mask : value & mask
     }
 
-    private func destination(_ mask: UInt64) -> UInt64 {
+    private mutating func destination(_ mask: UInt64) -> UInt64 {
         let offset = self[gpr: RegisterIndex.rdi] & mask
         return mode == .bits64 ? offset : (segmentBase[Int(SegmentIndex.es)] &+ offset) & 0xffff_ffff
     }
 
-    private func origin(_ i: DecodedInstruction, _ mask: UInt64) -> UInt64 {
+    private mutating func origin(_ i: DecodedInstruction, _ mask: UInt64) -> UInt64 {
         let linear = (self[gpr: RegisterIndex.rsi] & mask) &+ segmentBase[Int(i.segment & 7)]
         return mode == .bits64 ? linear : linear & 0xffff_ffff
     }

@@ -7,16 +7,13 @@ extension Core {
         if cr0 & ControlRegister0.emulation != 0 { throw .invalidOpcode }
         if !mmx, cr4 & ControlRegister4.fxsave == 0 { throw .invalidOpcode }
         if cr0 & ControlRegister0.taskSwitched != 0 { throw .deviceNotAvailable }
-        if mmx {
-            if x87.hasPendingException { throw .x87Error }
-            x87.enterMMX()
-        }
+        if mmx, x87.hasPendingException { throw .x87Error }
     }
 
     /// Bytes of an FXSAVE image that are written: the SSE registers need CR4.OSFXSR.
     private var imageSize: Int { cr4 & ControlRegister4.fxsave == 0 ? 160 : mode == .bits64 ? 416 : 288 }
 
-    private func checkImage(_ i: DecodedInstruction) throws(Fault) -> UInt64 {
+    private mutating func checkImage(_ i: DecodedInstruction) throws(Fault) -> UInt64 {
         if cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) != 0 { throw .deviceNotAvailable }
         let address = effectiveAddress(i)
         if address & 15 != 0 { throw .generalProtection(0) }

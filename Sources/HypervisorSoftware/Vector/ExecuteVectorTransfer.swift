@@ -52,7 +52,7 @@ extension Core {
     }
 
     /// The low byte of a register: never AH, whatever the prefixes.
-    private func byteRegister(_ n: UInt8) -> UInt8 { UInt8(truncatingIfNeeded: general[Int(n & 15)]) }
+    private mutating func byteRegister(_ n: UInt8) -> UInt8 { UInt8(truncatingIfNeeded: general[Int(n & 15)]) }
 
     /// MOVD, MOVQ, CVTSI2SS and CVTSI2SD.
     private mutating func toXMM(
