@@ -35,7 +35,7 @@ extension LazyFlags {
     mutating func increment<T: MemoryWord>(_ a: T) -> T {
         let kept = carry
         let sum = a &+ 1
-        set(sum, carry: kept, overflow: sum == 1 &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
+        set(sum, carry: kept, overflow: sum == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
         return sum
     }
 
@@ -44,7 +44,7 @@ extension LazyFlags {
     mutating func decrement<T: MemoryWord>(_ a: T) -> T {
         let kept = carry
         let difference = a &- 1
-        set(difference, carry: kept, overflow: a == 1 &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
+        set(difference, carry: kept, overflow: a == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
         return difference
     }
 

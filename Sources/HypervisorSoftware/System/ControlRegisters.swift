@@ -15,8 +15,12 @@ extension Core {
                 self[gpr: i.rm] = i.operandSize == 8 ? cr0 : cr0 & 0xffff_ffff
             }
             return
-        default: if privilege != 0 { throw .generalProtection(0) }
+        // Registers that do not exist are invalid opcodes, whatever the privilege.
+        case .movFromControl, .movToControl: if 0b1_0001_1101 >> i.reg & 1 == 0 { throw .invalidOpcode }
+        case .movFromDebug, .movToDebug: _ = try debugIndex(i.reg)
+        default: break
         }
+        if privilege != 0 { throw .generalProtection(0) }
         switch operation {
         case .clts: cr0 &= ~ControlRegister0.taskSwitched
         case .lmsw:

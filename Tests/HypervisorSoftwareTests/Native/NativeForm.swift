@@ -37,6 +37,8 @@ struct NativeForm: CustomStringConvertible, Sendable {
         case returns
         case string
         case popFlags
+        /// SHLD and SHRD.
+        case doubleShift
         /// RBP in the window, few nesting levels.
         case enter
         /// The immediate is an address.

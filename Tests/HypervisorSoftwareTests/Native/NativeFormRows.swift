@@ -88,6 +88,9 @@ extension NativeForm {
         case .popf: treatment = .popFlags
         case .fxsave: treatment = .storesImage
         case .enter: treatment = .enter
+        case .shld, .shrd: treatment = .doubleShift
+        // The register form of a prefetch is an invalid opcode on some processors.
+        case .nop where opcode == 0x0d: allowsRegister = false
         default: break
         }
         if row.form == .accumulatorMemory || row.form == .memoryAccumulator {

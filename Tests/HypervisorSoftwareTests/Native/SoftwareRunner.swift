@@ -19,6 +19,9 @@ final class SoftwareRunner {
         var tscDeadline: UInt64 = 0
     }
 
+    /// Where the supervisor sees the first 2 MiB: an address that no instance has by chance.
+    private static let supervisor: UInt64 = 0x2b5a_6480_0000
+
     /// Physical places of what the processor needs.
     private enum Place {
         static let rootTable: UInt64 = 0x1000
@@ -29,6 +32,8 @@ final class SoftwareRunner {
         static let descriptorTable: UInt64 = 0x6000
         static let task: UInt64 = 0x7000
         static let handlers: UInt64 = 0x8000
+        static let supervisorPointers: UInt64 = 0xb000
+        static let supervisorDirectory: UInt64 = 0xc000
         static let stackTop: UInt64 = 0xa000
         static let window: UInt64 = 0x20000
         static let code: UInt64 = 0x30000
@@ -52,10 +57,10 @@ final class SoftwareRunner {
         core.cr3 = Place.rootTable
         core.cr4 = ControlRegister4.physicalAddressExtension | ControlRegister4.fxsave | ControlRegister4.simdExceptions
         core.msr.efer = ExtendedFeatures.longModeEnable | ExtendedFeatures.longModeActive
-        core.gdt = DescriptorTableState(base: Place.descriptorTable, limit: 0xff)
-        core.idt = DescriptorTableState(base: Place.interruptTable, limit: 0x1ff)
+        core.gdt = DescriptorTableState(base: Self.supervisor + Place.descriptorTable, limit: 0xff)
+        core.idt = DescriptorTableState(base: Self.supervisor + Place.interruptTable, limit: 0x1ff)
         core.task = Segment(selector: 0x40, limit: 0x67, attributes: SegmentAttributes(rawValue: 0x8b))
-        core.taskBase = Place.task
+        core.taskBase = Self.supervisor + Place.task
     }
 
     private func put(_ value: UInt64, at address: UInt64) throws {
@@ -66,7 +71,9 @@ final class SoftwareRunner {
         try put(Place.directoryPointers | 7, at: Place.rootTable)
         try put(Place.directory | 7, at: Place.directoryPointers)
         // The first 2 MiB for the supervisor alone.
-        try put(0xe3, at: Place.directory)
+        try put(Place.supervisorPointers | 7, at: Place.rootTable + (Self.supervisor >> 39 & 511) * 8)
+        try put(Place.supervisorDirectory | 7, at: Place.supervisorPointers + (Self.supervisor >> 30 & 511) * 8)
+        try put(0xe3, at: Place.supervisorDirectory + (Self.supervisor >> 21 & 511) * 8)
         try put(Place.pageTable | 7, at: Place.directory + (ProcessorState.windowStart >> 21) * 8)
         for page in 0..<UInt64(ProcessorState.windowSize / 4096) {
             try put(Place.window + page << 12 | 0x67, at: Place.pageTable + page * 8)
@@ -75,13 +82,15 @@ final class SoftwareRunner {
         try put(Place.code | 0x67, at: Place.pageTable + codePage * 8)
         // 64-bit kernel code at selector 8.
         try put(0x00af_9b00_0000_ffff, at: Place.descriptorTable + 8)
-        try put(Place.stackTop, at: Place.task + 4)
+        try put(Self.supervisor + Place.stackTop, at: Place.task + 4)
+        // No I/O permission bitmap.
+        try put(0xffff << 48, at: Place.task + 0x60)
         for vector in UInt64(0)..<32 {
-            let handler = Place.handlers + vector * 16
-            try put(
-                handler & 0xffff | 8 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48,
-                at: Place.interruptTable + vector * 16)
-            try put(0xf4, at: handler)  // HLT
+            let handler = Self.supervisor + Place.handlers + vector * 16
+            let gate = Place.interruptTable + vector * 16
+            try put(handler & 0xffff | 8 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48, at: gate)
+            try put(handler >> 32, at: gate + 8)
+            try put(0xf4, at: Place.handlers + vector * 16)  // HLT
         }
     }
 
@@ -95,7 +104,7 @@ final class SoftwareRunner {
         guard exit == .halted else { return Outcome(vector: -2, errorCode: 0, address: core.rip) }
 
         // What the exception left on the stack, and the register that it replaced.
-        let vector = Int((core.rip &- Place.handlers) / 16)
+        let vector = Int((core.rip &- Self.supervisor &- Place.handlers) / 16)
         let hasErrorCode = [8, 10, 11, 12, 13, 14, 17].contains(vector)
         func frame(_ word: UInt64) throws -> UInt64 {
             try memory.load(UInt64.self, at: GuestPhysicalAddress(Place.stackTop - 8 * word))
