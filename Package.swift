@@ -55,6 +55,14 @@ let package = Package(
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .testTarget(
+            name: "MachineTests",
+            dependencies: ["Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory", "Snapshot"]),
+        .testTarget(
+            name: "smolvmmTests",
+            dependencies: [
+                "smolvmm", "Machine", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -3,3 +3,4 @@
 #pragma once
 
 #include "chost_memory.h"
+#include "chost_socket.h"
