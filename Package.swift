@@ -51,8 +51,8 @@ let package = Package(
                 "CHost", "Machine", "Bundle",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
-        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
+        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .testTarget(
             name: "HypervisorSoftwareTests",
             dependencies: ["CNative", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
@@ -62,6 +62,14 @@ let package = Package(
         .testTarget(
             name: "BundleTests",
             dependencies: ["Bundle", "CZstd", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),
+        .testTarget(
+            name: "MachineTests",
+            dependencies: ["Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory", "Snapshot"]),
+        .testTarget(
+            name: "smolvmmTests",
+            dependencies: [
+                "smolvmm", "Machine", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ]),
     ],
     swiftLanguageModes: [.v6]
 )

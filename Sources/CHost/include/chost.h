@@ -3,6 +3,7 @@
 #pragma once
 
 #include "chost_memory.h"
+#include "chost_socket.h"
 #include "chost_vector.h"
-#include "chost_x87.h"
 #include "chost_wait.h"
+#include "chost_x87.h"

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the command line's values may be.
+
+import ArgumentParser
+import Machine
+
+/// The name of a running machine: also the name of a file, so it is limited to what is safe there.
+struct MachineName: Equatable, ExpressibleByArgument, CustomStringConvertible {
+    let text: String
+
+    static let longest = 64
+    static let rule = "1 to 64 letters, digits, '.', '_' or '-', not starting with '.' or '-'"
+
+    init?(argument: String) {
+        guard (1...Self.longest).contains(argument.utf8.count), argument.utf8.allSatisfy(Self.isAllowed),
+            let first = argument.utf8.first, !".-".utf8.contains(first)
+        else { return nil }
+        text = argument
+    }
+
+    /// A name for a machine from `path` that nobody else has: the file's name and the number of this process.
+    init(from path: String, process: Int32) {
+        var file = path.split(separator: "/").last.map(String.init) ?? ""
+        for ending in [".smolmachine", ".gz", ".img"] where file.hasSuffix(ending) { file.removeLast(ending.count) }
+        let suffix = "-\(process)"
+        let safe = file.utf8.map { Self.isAllowed($0) ? $0 : UInt8(ascii: "_") }
+            .drop { ".-".utf8.contains($0) }
+            .prefix(Self.longest - suffix.utf8.count)
+        text = (safe.isEmpty ? "machine" : String(decoding: safe, as: UTF8.self)) + suffix
+    }
+
+    private static func isAllowed(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "0")...UInt8(ascii: "9"):
+            true
+        default: "._-".utf8.contains(byte)
+        }
+    }
+
+    var description: String { text }
+}
+
+/// What runs the guest's instructions.
+enum Accelerator: String, ExpressibleByArgument, CaseIterable {
+    case auto
+    case software
+}
+
+extension ClockReset: @retroactive ExpressibleByArgument {
+    public init?(argument: String) {
+        switch argument {
+        case "now": self = .now
+        case "keep": self = .keep
+        default:
+            guard let time = Timestamp(argument) else { return nil }
+            self = .at(time)
+        }
+    }
+
+    public var defaultValueDescription: String {
+        switch self {
+        case .now: "now"
+        case .keep: "keep"
+        case .at(let time): "\(time.nanoseconds)"
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// `smolvmm boot`.
+
+import ArgumentParser
+import Bundle
+import Machine
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+struct BootCommand: ParsableCommand {
+    /// What the kernel needs to be told of every machine: where its console is, and to restart at once when it
+    /// panics, which ends smolvmm with a status of its own.
+    static let defaultCommandLine = "console=ttyS0 panic=-1"
+    private static let largestKernel = 256 << 20
+    private static let largestInitramfs = 2 << 30
+
+    static let configuration = CommandConfiguration(
+        commandName: "boot",
+        abstract: "Boot a Linux kernel in a new machine, with this terminal as its console.",
+        discussion: """
+            The console is the guest's first serial port. On a terminal, Ctrl-A X leaves and Ctrl-A H shows the other \
+            keys; pipes work, too, and the end of the input is not the end of the machine.
+
+            The machine ends when the guest powers off (status 0), when its kernel panics (status 3) or its processor \
+            shuts down (status 4). A reboot in the guest boots the kernel again.
+
+            EXAMPLES:
+              smolvmm boot vmlinuz initramfs.cpio
+              smolvmm boot vmlinuz initramfs.cpio --name web --memory 1G
+              smolvmm boot vmlinuz initramfs.cpio --snapshot-when READY -o web.smolmachine
+            """)
+
+    @Argument(help: "The kernel: a bzImage (/boot/vmlinuz-...) or an ELF vmlinux.", completion: .file())
+    var kernel: String
+
+    @Argument(help: "The initial RAM file system, a cpio archive, compressed or not.", completion: .file())
+    var initramfs: String
+
+    @Option(help: "The machine's name for the other commands. (default: made from the kernel's)")
+    var name: MachineName?
+
+    @Option(help: ArgumentHelp("Guest memory: 256M, 1G, ...", valueName: "size"))
+    var memory = ByteSize(bytes: 256 << 20)
+
+    @Option(help: ArgumentHelp("Virtual processors.", valueName: "n"))
+    var cpus = 1
+
+    @Option(
+        help: ArgumentHelp(
+            "More for the kernel's command line.",
+            discussion: """
+                It comes after '\(BootCommand.defaultCommandLine)', so that where the two disagree, yours counts.
+                """,
+            valueName: "text"))
+    var cmdline = ""
+
+    @Option(help: ArgumentHelp("The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
+    var cpu = "x86-64-v2"
+
+    @Option(help: ArgumentHelp("What runs the guest: auto or software, the CPU of smolvmm's own.", valueName: "name"))
+    var accel = Accelerator.auto
+
+    @Option(
+        help: ArgumentHelp(
+            "Freeze the machine into --output the first time this text appears on the console, and exit.",
+            valueName: "text"))
+    var snapshotWhen: String?
+
+    @Option(
+        name: [.customShort("o"), .customLong("output")],
+        help: ArgumentHelp("The bundle that --snapshot-when writes.", valueName: "file"), completion: .file())
+    var output: String?
+
+    @Flag(help: .hidden)
+    var stats = false
+
+    func validate() throws {
+        guard memory.bytes >= 1 << 20, memory.bytes <= 1 << 40, memory.bytes.isMultiple(of: 1 << 20) else {
+            throw ValidationError("--memory is \(memory): it must be whole MiB, from 1M to 1T")
+        }
+        guard (1...64).contains(cpus) else { throw ValidationError("--cpus is \(cpus): it must be 1 to 64") }
+        guard CPUModel.known.contains(cpu) else {
+            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModel.known.joined(separator: ", "))")
+        }
+        guard fullCommandLine.utf8.count < 2048, !cmdline.utf8.contains(0) else {
+            throw ValidationError("--cmdline makes a command line of \(fullCommandLine.utf8.count) bytes: Linux takes 2047")
+        }
+        if let snapshotWhen {
+            guard !snapshotWhen.isEmpty else { throw ValidationError("--snapshot-when needs a text") }
+            guard output != nil else { throw ValidationError("--snapshot-when needs -o FILE, the bundle to write") }
+        } else if output != nil {
+            throw ValidationError("-o is for --snapshot-when; a running machine is frozen with 'smolvmm snapshot'")
+        }
+    }
+
+    var fullCommandLine: String { cmdline.isEmpty ? Self.defaultCommandLine : Self.defaultCommandLine + " " + cmdline }
+
+    func run() throws {
+        let kernelBytes = try HostFile.read(kernel, purpose: "kernel", limit: Self.largestKernel)
+        let initramfsBytes = try HostFile.read(initramfs, purpose: "initramfs", limit: Self.largestInitramfs)
+        if let output { try HostFile.checkWritable(output) }
+        let name = name ?? MachineName(from: kernel, process: getpid())
+        let server = try ControlServer(name, in: .own())
+        defer { server.remove() }
+
+        let configuration = MachineConfiguration(
+            name: name.text, memoryBytes: memory.bytes, cpus: cpus, cpuModel: cpu, commandLine: fullCommandLine)
+        let progress = Progress("freezing \(name)")
+        let trigger: FreezeTrigger? =
+            if let snapshotWhen, let output {
+                FreezeTrigger(text: snapshotWhen, path: output) { progress.update($0) }
+            } else {
+                nil
+            }
+        let machine = try Machine.boot(
+            configuration, kernel: kernelBytes, initramfs: initramfsBytes, trigger: trigger)
+        let attachment = Attachment(
+            name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
+            awaitedText: snapshotWhen)
+        let status = try attachment.run(machine)
+        if status != .success { throw ExitCode(status.rawValue) }
+    }
+}

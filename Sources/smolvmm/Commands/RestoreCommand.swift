@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// `smolvmm restore`.
+
+import ArgumentParser
+import Bundle
+import Machine
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+struct RestoreCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "restore",
+        abstract: "Start a copy of a frozen machine, with this terminal as its console.",
+        discussion: """
+            The guest goes on where it was frozen; it learns that it is a copy (its VM generation id changes) and, by \
+            default, what time it is. The bundle is not changed: any number of copies can be started from it, at the \
+            same time, too. The console's keys and the exit statuses are those of 'smolvmm boot'.
+            """)
+
+    @Argument(help: "The bundle, a .smolmachine file.", completion: .file(extensions: ["smolmachine"]))
+    var file: String
+
+    @Option(help: "The machine's name for the other commands. (default: made from the bundle's)")
+    var name: MachineName?
+
+    @Option(
+        help: ArgumentHelp(
+            "The guest's wall clock: now is the host's, keep goes on from when it was frozen; or a time like 2026-01-31T12:00:00Z.",
+            valueName: "time"))
+    var resetClock = ClockReset.now
+
+    @Flag(help: .hidden)
+    var stats = false
+
+    func run() throws {
+        let bundle = try BundleReader(path: file)
+        let name = name ?? MachineName(from: file, process: getpid())
+        let server = try ControlServer(name, in: .own())
+        defer { server.remove() }
+        let machine = try Machine.restore(bundle, name: name.text, clock: resetClock)
+        let attachment = Attachment(
+            name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
+        let status = try attachment.run(machine)
+        if status != .success { throw ExitCode(status.rawValue) }
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// A machine's run from the command line: terminal, signals and control socket around it, its end as an exit status.
+
+import Machine
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+/// Runs machines for `boot` and `restore`.
+struct Attachment {
+    let name: MachineName
+    let server: ControlServer
+    /// The kernel or the bundle, for `list`.
+    let source: String
+    let showsStatistics: Bool
+    /// For the message about a text that did not appear; nil when none was waited for.
+    var awaitedText: String?
+
+    /// Runs `machine` to its end and tells how it ended.
+    func run(_ machine: Machine) throws -> ExitStatus {
+        let signals = try Signals()
+        let configuration = machine.configuration
+        try server.serve(
+            machine.control,
+            as: MachineDescription(
+                name: name.text, process: getpid(), activity: .starting, memoryBytes: configuration.memoryBytes,
+                cpus: configuration.cpus, cpuModel: configuration.cpuModel, source: source,
+                started: UInt64(max(0, time(nil)))))
+        let terminal = Terminal()
+        if terminal != nil { tell("machine \(name): Ctrl-A X leaves, Ctrl-A H helps") }
+        let server = server
+        let pump: ConsolePump
+        do {
+            pump = try ConsolePump(machine, terminal: terminal, signals: signals) { server.remove() }
+            try pump.start()
+        } catch {
+            terminal?.leave()
+            throw error
+        }
+        let end = machine.run()
+        server.remove()
+        pump.finish(patiently: end != .stopped)
+        terminal?.leave()
+        if showsStatistics { show(machine.statistics) }
+        return tell(end)
+    }
+
+    private func tell(_ end: MachineEnd) -> ExitStatus {
+        switch end {
+        case .frozen(let report):
+            smolvmm.tell("machine \(name) is frozen into \(report.path)")
+            return .success
+        case .panicked(let reason):
+            smolvmm.tell(error: "the guest's kernel panicked\(reason.isEmpty ? "" : ": \(reason)")")
+            return .panic
+        case .tripleFault(let processor, let instructionPointer):
+            let place = "0x" + String(instructionPointer, radix: 16)
+            smolvmm.tell(error: "the guest's processor \(processor) shut down: triple fault at \(place)")
+            return .tripleFault
+        case .failed(let reason):
+            smolvmm.tell(error: reason)
+            return .failure
+        case .poweredOff, .stopped:
+            guard let awaitedText else { return .success }
+            let how = end == .stopped ? "was stopped" : "powered off"
+            smolvmm.tell(error: "the machine \(how) before '\(awaitedText)' appeared on its console: nothing is frozen")
+            return .textNotSeen
+        }
+    }
+
+    private func show(_ statistics: MachineStatistics) {
+        let milliseconds = statistics.runNanoseconds / 1_000_000
+        smolvmm.tell(
+            "\(statistics.slices) slices, \(statistics.halts) halts, \(statistics.waits) waits, "
+                + "\(statistics.reboots) reboots, \(milliseconds) ms in processors")
+    }
+}

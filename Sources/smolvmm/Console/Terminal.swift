@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The user's terminal, handed through to the guest. Spec: POSIX.1-2017 general terminal interface, termios(3).
+
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+/// The terminal's settings from before, for the way out that a signal handler takes.
+///
+/// SAFETY: written once by `Terminal.init`, before the handlers that read it are installed.
+nonisolated(unsafe) private var savedSettings = termios()
+
+/// Standard input as a terminal that passes every key on. One in a process.
+final class Terminal: Sendable {
+    /// Nil when standard input is no terminal, or one on which this process is in the background.
+    init?() {
+        guard isatty(STDIN_FILENO) == 1, tcgetpgrp(STDIN_FILENO) == getpgrp() else { return nil }
+        // SAFETY: `savedSettings` lives as long as the process; nobody else touches it now.
+        guard unsafe tcgetattr(STDIN_FILENO, &savedSettings) == 0 else { return nil }
+        enter()
+        for number in [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT] {
+            // A defect of smolvmm must not cost the user the terminal.
+            unsafe _ = signal(number) { number in
+                unsafe _ = tcsetattr(STDIN_FILENO, TCSANOW, &savedSettings)
+                unsafe _ = signal(number, SIG_DFL)
+                raise(number)
+            }
+        }
+    }
+
+    /// Raw mode. Output processing stays on: it does no harm to the guest's, and our own messages need it.
+    func enter() {
+        // SAFETY: only read after `init`.
+        var raw = unsafe savedSettings
+        raw.c_iflag &= ~tcflag_t(BRKINT | ICRNL | IGNBRK | IGNCR | INLCR | INPCK | ISTRIP | IXON | PARMRK)
+        raw.c_lflag &= ~tcflag_t(ECHO | ECHONL | ICANON | IEXTEN | ISIG)
+        raw.c_cflag = raw.c_cflag & ~tcflag_t(CSIZE | PARENB) | tcflag_t(CS8)
+        // SAFETY: `raw` outlives the call.
+        unsafe _ = tcsetattr(STDIN_FILENO, TCSANOW, &raw)
+    }
+
+    /// The settings from before. Idempotent; any thread.
+    func leave() {
+        // SAFETY: only read after `init`.
+        unsafe _ = tcsetattr(STDIN_FILENO, TCSADRAIN, &savedSettings)
+    }
+}

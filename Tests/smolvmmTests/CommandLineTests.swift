@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is accepted on the command line, and what the help says.
+
+import ArgumentParser
+import Machine
+import Testing
+
+@testable import smolvmm
+
+struct CommandLineTests {
+    private func boot(_ words: String...) throws -> BootCommand {
+        try #require(try Smolvmm.parseAsRoot(["boot"] + words) as? BootCommand)
+    }
+
+    private func refusal(_ words: [String]) -> (status: Int32, message: String)? {
+        do {
+            _ = try Smolvmm.parseAsRoot(words)
+            return nil
+        } catch {
+            return (Smolvmm.exitCode(for: error).rawValue, Smolvmm.fullMessage(for: error))
+        }
+    }
+
+    @Test func `boot has the documented defaults`() throws {
+        let command = try boot("kernel", "initramfs")
+        #expect(command.kernel == "kernel")
+        #expect(command.initramfs == "initramfs")
+        #expect(command.name == nil)
+        #expect(command.memory.bytes == 256 << 20)
+        #expect(command.cpus == 1)
+        #expect(command.cpu == "x86-64-v2")
+        #expect(command.accel == .auto)
+        #expect(command.snapshotWhen == nil)
+        #expect(command.fullCommandLine == "console=ttyS0 panic=-1")
+    }
+
+    @Test func `boot takes every documented option`() throws {
+        let command = try boot(
+            "k", "i", "--name", "n", "--memory", "1G", "--cpus", "2", "--cmdline", "quiet x=1", "--cpu", "x86-64-v2",
+            "--accel", "software", "--snapshot-when", "READY", "-o", "f")
+        #expect(command.name?.text == "n")
+        #expect(command.memory.bytes == 1 << 30)
+        #expect(command.cpus == 2)
+        #expect(command.fullCommandLine == "console=ttyS0 panic=-1 quiet x=1")
+        #expect(command.accel == .software)
+        #expect(command.snapshotWhen == "READY")
+        #expect(command.output == "f")
+    }
+
+    @Test(arguments: [
+        ["boot"], ["boot", "k"], ["boot", "k", "i", "--memory", "256"], ["boot", "k", "i", "--memory", "512K"],
+        ["boot", "k", "i", "--memory", "2T"], ["boot", "k", "i", "--cpus", "0"], ["boot", "k", "i", "--cpus", "65"],
+        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "kvm"], ["boot", "k", "i", "--name", "../x"],
+        ["boot", "k", "i", "--snapshot-when", "X"], ["boot", "k", "i", "-o", "f"],
+        ["boot", "k", "i", "--snapshot-when", "", "-o", "f"], ["snapshot", "n"], ["snapshot", "-o", "f"],
+        ["restore"], ["restore", "f", "--reset-clock", "tomorrow"], ["pause"], ["stop", "a", "b"], ["fly"],
+        ["boot", "k", "i", "--cmdline", String(repeating: "x", count: 2048)],
+    ])
+    func `wrong usage ends with status 64 and shows the usage`(_ words: [String]) throws {
+        let refusal = try #require(refusal(words))
+        #expect(refusal.status == 64)
+        #expect(refusal.message.contains("Usage: smolvmm"))
+    }
+
+    @Test(arguments: ["now", "keep"])
+    func `restore resets the clock as told`(_ word: String) throws {
+        let command = try #require(
+            try Smolvmm.parseAsRoot(["restore", "f", "--reset-clock", word]) as? RestoreCommand)
+        #expect(command.resetClock == (word == "now" ? .now : .keep))
+        #expect(command.name == nil)
+    }
+
+    @Test func `restore takes a time and by default the host's`() throws {
+        let told = try #require(
+            try Smolvmm.parseAsRoot(["restore", "f", "--reset-clock", "1970-01-01T00:00:01Z"]) as? RestoreCommand)
+        #expect(told.resetClock == .at(Timestamp(nanoseconds: 1_000_000_000)))
+        let untold = try #require(try Smolvmm.parseAsRoot(["restore", "f"]) as? RestoreCommand)
+        #expect(untold.resetClock == .now)
+    }
+
+    @Test(arguments: ["boot", "snapshot", "restore", "list", "pause", "resume", "stop", "inspect", "verify"])
+    func `every command has help that begins with what it does`(_ word: String) throws {
+        let help = try #require(refusal([word, "--help"]))
+        #expect(help.status == 0)
+        #expect(help.message.hasPrefix("OVERVIEW: "))
+        #expect(help.message.contains("USAGE: smolvmm \(word)"))
+    }
+
+    @Test func `the root's help lists exit statuses`() {
+        let help = Smolvmm.helpMessage(columns: 120)
+        for status in [ExitStatus.panic, .tripleFault, .textNotSeen] {
+            #expect(help.contains("  \(status.rawValue)    "))
+        }
+    }
+}
