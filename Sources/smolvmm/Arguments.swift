@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the command line's values may be.
 
-import ArgumentParser
-import Machine
+public import ArgumentParser
+public import Machine
 
 /// The name of a running machine: also the name of a file, so it is limited to what is safe there.
 struct MachineName: Equatable, ExpressibleByArgument, CustomStringConvertible {
@@ -47,7 +47,7 @@ enum Accelerator: String, ExpressibleByArgument, CaseIterable {
     case software
 }
 
-extension ClockReset: @retroactive ExpressibleByArgument {
+extension ClockReset: ExpressibleByArgument {
     public init?(argument: String) {
         switch argument {
         case "now": self = .now

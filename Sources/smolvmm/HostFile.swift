@@ -25,7 +25,7 @@ enum HostFile {
         guard size <= limit else { throw refused("it has \(size) bytes, at most \(limit) are allowed") }
 
         var failure: Int32 = 0
-        let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+        let bytes = unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
             while count < size {
                 // SAFETY: `count` is below the buffer's `size`.
                 let got = unsafe Self.read(descriptor, buffer, from: count)

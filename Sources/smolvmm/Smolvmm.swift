@@ -56,7 +56,7 @@ struct CommandError: Error, Equatable, CustomStringConvertible {
 enum EntryPoint {
     static func main() {
         // Whoever reads our output may go away: writes tell us so.
-        unsafe _ = signal(SIGPIPE, SIG_IGN)
+        _ = signal(SIGPIPE, SIG_IGN)
         do {
             var command = try Smolvmm.parseAsRoot()
             try command.run()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A machine's run from the command line: terminal, signals and control socket around it, its end as an exit status.
 
+import Bundle
 import Machine
 
 #if canImport(Glibc)
@@ -45,35 +46,35 @@ struct Attachment {
         pump.finish(patiently: end != .stopped)
         terminal?.leave()
         if showsStatistics { show(machine.statistics) }
-        return tell(end)
+        return report(end)
     }
 
-    private func tell(_ end: MachineEnd) -> ExitStatus {
+    private func report(_ end: MachineEnd) -> ExitStatus {
         switch end {
         case .frozen(let report):
-            smolvmm.tell("machine \(name) is frozen into \(report.path)")
+            tell("machine \(name) is frozen into \(report.path)")
             return .success
         case .panicked(let reason):
-            smolvmm.tell(error: "the guest's kernel panicked\(reason.isEmpty ? "" : ": \(reason)")")
+            tell(error: "the guest's kernel panicked\(reason.isEmpty ? "" : ": \(reason)")")
             return .panic
         case .tripleFault(let processor, let instructionPointer):
             let place = "0x" + String(instructionPointer, radix: 16)
-            smolvmm.tell(error: "the guest's processor \(processor) shut down: triple fault at \(place)")
+            tell(error: "the guest's processor \(processor) shut down: triple fault at \(place)")
             return .tripleFault
         case .failed(let reason):
-            smolvmm.tell(error: reason)
+            tell(error: reason)
             return .failure
         case .poweredOff, .stopped:
             guard let awaitedText else { return .success }
             let how = end == .stopped ? "was stopped" : "powered off"
-            smolvmm.tell(error: "the machine \(how) before '\(awaitedText)' appeared on its console: nothing is frozen")
+            tell(error: "the machine \(how) before '\(awaitedText)' appeared on its console: nothing is frozen")
             return .textNotSeen
         }
     }
 
     private func show(_ statistics: MachineStatistics) {
         let milliseconds = statistics.runNanoseconds / 1_000_000
-        smolvmm.tell(
+        tell(
             "\(statistics.slices) slices, \(statistics.halts) halts, \(statistics.waits) waits, "
                 + "\(statistics.reboots) reboots, \(milliseconds) ms in processors")
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Carries bytes between standard input and output and the guest's serial console, on a thread of its own.
 
+import Bundle
 import Machine
 import Synchronization
 

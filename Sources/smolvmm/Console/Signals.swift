@@ -24,8 +24,8 @@ final class Signals: Sendable {
         // SAFETY: pipe writes two descriptors.
         guard unsafe pipe(&ends) == 0 else { throw CommandError("the host refused a pipe: \(errorText(errno))") }
         for end in ends {
-            unsafe _ = fcntl(end, F_SETFD, FD_CLOEXEC)
-            unsafe _ = fcntl(end, F_SETFL, O_NONBLOCK)
+            _ = fcntl(end, F_SETFD, FD_CLOEXEC)
+            _ = fcntl(end, F_SETFL, O_NONBLOCK)
         }
         descriptor = ends[0]
         unsafe pipeEnd = ends[1]
@@ -41,8 +41,8 @@ final class Signals: Sendable {
         #else
             let handler = unsafe before.__sigaction_u.__sa_handler
         #endif
-        if unsafe unsafeBitCast(handler, to: Int.self) == unsafe unsafeBitCast(SIG_IGN, to: Int.self) { return }
-        unsafe _ = signal(number) { number in
+        if unsafe unsafeBitCast(handler, to: Int.self) == unsafeBitCast(SIG_IGN, to: Int.self) { return }
+        _ = signal(number) { number in
             let saved = errno
             var byte = UInt8(truncatingIfNeeded: number)
             // SAFETY: one byte; a full pipe has signals enough.
@@ -61,7 +61,7 @@ final class Signals: Sendable {
 
     /// Ends the process as if the signal had not been caught.
     static func die(of number: Int32) -> Never {
-        unsafe _ = signal(number, SIG_DFL)
+        _ = signal(number, SIG_DFL)
         kill(getpid(), number)
         // The signal may take another thread's time to arrive.
         while true { pause() }

@@ -22,9 +22,9 @@ final class Terminal: Sendable {
         enter()
         for number in [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT] {
             // A defect of smolvmm must not cost the user the terminal.
-            unsafe _ = signal(number) { number in
+            _ = signal(number) { number in
                 unsafe _ = tcsetattr(STDIN_FILENO, TCSANOW, &savedSettings)
-                unsafe _ = signal(number, SIG_DFL)
+                _ = signal(number, SIG_DFL)
                 raise(number)
             }
         }

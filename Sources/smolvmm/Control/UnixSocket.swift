@@ -24,7 +24,7 @@ final class UnixSocket: Sendable {
     private static func make() throws(CommandError) -> UnixSocket {
         let descriptor = socket(AF_UNIX, streamSocket, 0)
         guard descriptor >= 0 else { throw CommandError("the host refused a socket: \(errorText(errno))") }
-        unsafe _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
         return UnixSocket(descriptor)
     }
 
@@ -41,7 +41,7 @@ final class UnixSocket: Sendable {
                     + "set XDG_RUNTIME_DIR to a shorter folder, or use a shorter name")
         }
         address.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &address.sun_path) { field in
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { field in
             // SAFETY: `bytes` is shorter than the field, which was zero.
             for (index, byte) in bytes.enumerated() { unsafe field[index] = byte }
         }
@@ -57,7 +57,7 @@ final class UnixSocket: Sendable {
     static func listen(at path: String) throws(CommandError) -> UnixSocket {
         let listener = try make()
         // The folder is closed to others, so nobody gets in before the mode is set.
-        let bound = try withAddress(path) { address, size in unsafe bind(listener.descriptor, address, size) }
+        let bound = try unsafe withAddress(path) { address, size in unsafe bind(listener.descriptor, address, size) }
         guard bound == 0 else { throw CommandError("cannot make the control socket \(path): \(errorText(errno))") }
         guard unsafe chmod(path, 0o600) == 0, systemListen(listener.descriptor) else {
             let code = errno
@@ -70,7 +70,7 @@ final class UnixSocket: Sendable {
     /// A connection to the listener at `path`; nil when there is none, or only a socket that nobody serves.
     static func connect(to path: String) throws(CommandError) -> UnixSocket? {
         let connection = try make()
-        let result = try withAddress(path) { address, size in
+        let result = try unsafe withAddress(path) { address, size in
             var result: Int32
             repeat { result = unsafe systemConnect(connection.descriptor, address, size) } while result != 0
                 && errno == EINTR
@@ -84,9 +84,9 @@ final class UnixSocket: Sendable {
     /// The next connection; nil when the listener is closed or broken.
     func accept() -> UnixSocket? {
         while true {
-            let connection = unsafe systemAccept(descriptor)
+            let connection = systemAccept(descriptor)
             if connection >= 0 {
-                unsafe _ = fcntl(connection, F_SETFD, FD_CLOEXEC)
+                _ = fcntl(connection, F_SETFD, FD_CLOEXEC)
                 return UnixSocket(connection)
             }
             if errno == EINTR || errno == ECONNABORTED { continue }
@@ -157,7 +157,7 @@ private func systemConnect(_ descriptor: Int32, _ address: UnsafePointer<sockadd
     unsafe connect(descriptor, address, size)
 }
 
-private func systemAccept(_ descriptor: Int32) -> Int32 { unsafe accept(descriptor, nil, nil) }
+private func systemAccept(_ descriptor: Int32) -> Int32 { accept(descriptor, nil, nil) }
 
 /// Cuts a stream into lines.
 struct LineReader {
