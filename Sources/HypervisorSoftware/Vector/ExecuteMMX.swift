@@ -23,8 +23,9 @@ extension Core {
             try checkVectorAvailable(mmx: false)
             try fromXMM(operation, shape, i)
         case .mmMmRegister:
-            try storeMasked(i, Vector128(low: x87[mmx: i.reg]), Vector128(low: x87[mmx: i.rm]))
+            // The registers become MMX registers even when the store faults, as on AMD.
             x87.enterMMX()
+            try storeMasked(i, Vector128(low: x87[mmx: i.reg]), Vector128(low: x87[mmx: i.rm]))
         case .storeMm64, .storeMm64Memory:
             guard i.isMemory else { return write(i.rm, x87[mmx: i.reg]) }
             try store(x87[mmx: i.reg], at: effectiveAddress(i))
@@ -86,6 +87,8 @@ extension Core {
         default: return write(i.reg, source.low)
         }
         let operand = shape == .mmXmm64 ? Vector128(low: source.low) : source
+        // The change of the registers is not undone by a floating-point exception.
+        x87.enterMMX()
         let result = vectorFloat(conversion, .zero, operand, imm: 0, control: MXCSR.control(mxcsr))
         write(i.reg, try checked(result).low)
     }

@@ -87,6 +87,7 @@ extension Core {
     private mutating func fromMMX(_ operation: VectorOperation, _ i: DecodedInstruction) throws(Fault) {
         if !i.isMemory { try checkVectorAvailable(mmx: true) }
         let source = i.isMemory ? try load(UInt64.self, at: effectiveAddress(i)) : x87[mmx: i.rm]
+        if !i.isMemory { x87.enterMMX() }
         let result: Vector128
         switch operation {
         case .movq2dq: result = Vector128(low: source)
@@ -97,7 +98,6 @@ extension Core {
         default:
             result = vectorFloat(.cvtdq2pd, .zero, Vector128(low: source), imm: 0, control: MXCSR.control(mxcsr)).value
         }
-        if !i.isMemory { x87.enterMMX() }
         self[xmm: i.reg] = result
     }
 }
