@@ -54,6 +54,13 @@ package struct DecodedInstruction {
     package var immediate: UInt64 = 0
 
     package var isMemory: Bool { traits.contains(.memory) }
+    /// Whether its explicit or only access is to the stack segment in 64-bit mode.
+    var accessesStack: Bool {
+        switch handler {
+        case .push64, .pop64, .call, .ret: true
+        default: isMemory && segment == SegmentIndex.flat && (base == RegisterIndex.rsp || base == RegisterIndex.rbp)
+        }
+    }
     /// The page offset of the instruction after this one.
     var nextPageOffset: UInt64 { UInt64(pageOffset) &+ UInt64(length) }
 }

@@ -7,17 +7,21 @@ package struct Fault: Error, Equatable {
     package let vector: UInt8
     package let hasErrorCode: Bool
     package let errorCode: UInt32
+    /// #GP for an address that is not canonical; becomes #SS when the access was to the stack segment.
+    let isNonCanonical: Bool
 
     package init(vector: UInt8) {
         self.vector = vector
         hasErrorCode = false
         errorCode = 0
+        isNonCanonical = false
     }
 
-    package init(vector: UInt8, errorCode: UInt32) {
+    package init(vector: UInt8, errorCode: UInt32, isNonCanonical: Bool = false) {
         self.vector = vector
         hasErrorCode = true
         self.errorCode = errorCode
+        self.isNonCanonical = isNonCanonical
     }
 
     package static let divideError = Fault(vector: 0)  // #DE
@@ -35,6 +39,7 @@ package struct Fault: Error, Equatable {
     package static func stackFault(_ code: UInt16) -> Fault { Fault(vector: 12, errorCode: UInt32(code)) }
     package static func generalProtection(_ code: UInt16) -> Fault { Fault(vector: 13, errorCode: UInt32(code)) }
     package static func pageFault(_ code: PageFaultCode) -> Fault { Fault(vector: 14, errorCode: code.rawValue) }
+    static let nonCanonical = Fault(vector: 13, errorCode: 0, isNonCanonical: true)
     package static func alignmentCheck() -> Fault { Fault(vector: 17, errorCode: 0) }
 }
 

@@ -199,6 +199,7 @@ extension Core {
                 }
             } catch {
                 rip = unsafe general[Int(RegisterIndex.pageBase)] &+ UInt64(ip.pointee.pageOffset)
+                if error.isNonCanonical, unsafe ip.pointee.accessesStack { throw .stackFault(0) }
                 throw error
             }
             if budget < 0 || single { return }
@@ -209,7 +210,7 @@ extension Core {
     private mutating func pushReturn(_ address: UInt64, _ size: UInt8) throws(Fault) {
         if size == 8, mode == .bits64 {
             let pointer = general[Int(RegisterIndex.rsp)] &- 8
-            try store(address, at: pointer)
+            do throws(Fault) { try store(address, at: pointer) } catch { throw onStack(error) }
             general[Int(RegisterIndex.rsp)] = pointer
         } else {
             try push(address, size: size)

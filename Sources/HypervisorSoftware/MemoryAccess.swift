@@ -56,6 +56,7 @@ extension Core {
             return unsafe Vector128(
                 low: host.loadUnaligned(as: UInt64.self), high: host.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
         }
+        try checkCanonical(linear, 16)
         let low = try load(UInt64.self, at: linear)
         return Vector128(low: low, high: try load(UInt64.self, at: linear &+ 8))
     }
@@ -80,6 +81,7 @@ extension Core {
     private mutating func loadSlow(_ linear: UInt64, _ size: Int, _ set: AccessSet) throws(Fault) -> UInt64 {
         let room = 4096 - Int(linear & 4095)
         if size > room {
+            try checkCanonical(linear, size)
             let low = try loadSlow(linear, splitting: room, set)
             let high = try loadSlow(wrapped(linear &+ UInt64(room)), splitting: size - room, set)
             return low | high << UInt64(room * 8)
@@ -136,9 +138,15 @@ extension Core {
     /// Throws what a write of `size` bytes (1 to 4096) would.
     @inline(never)
     mutating func checkWritable(_ linear: UInt64, _ size: Int, _ set: AccessSet) throws(Fault) {
+        try checkCanonical(linear, size)
         _ = try translate(linear, .write, set)
         let last = wrapped(linear &+ UInt64(size - 1))
         if last & ~4095 != linear & ~4095 { _ = try translate(last & ~4095, .write, set) }
+    }
+
+    /// An access that reaches into the non-canonical addresses faults so whatever its first page would do.
+    private func checkCanonical(_ linear: UInt64, _ size: Int) throws(Fault) {
+        if mode == .bits64, !isCanonical(linear &+ UInt64(size - 1)) { throw .nonCanonical }
     }
 
     /// Puts a translation that was just made for `access` into the TLB.
@@ -165,7 +173,8 @@ extension Core {
         }
         let translation = try translate(linear, access, accessSet)
         guard let host = unsafe physical.pointer(translation.physical) else { return nil }
-        if access == .write, !physical.isWritable(translation.physical) || physical.codeMask(translation.physical) != 0 {
+        if access == .write, !physical.isWritable(translation.physical) || physical.codeMask(translation.physical) != 0
+        {
             return nil
         }
         unsafe enter(linear, translation, accessSet, host: host, access: access)

@@ -56,7 +56,7 @@ extension Core {
             code.insert(.instruction)
         }
         if isLongMode {
-            if !isCanonical(linear) { throw .generalProtection(0) }
+            if !isCanonical(linear) { throw .nonCanonical }
             return try walk(linear, access, set, code, table: cr3 & PageEntry.address, level: 4, entryBytes: 8)
         }
         let linear32 = linear & 0xffff_ffff

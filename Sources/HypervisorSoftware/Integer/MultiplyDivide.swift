@@ -100,12 +100,8 @@ extension Core {
         let value: T
         var address: UInt64 = 0
         if i.isMemory {
-            address = effectiveAddress(i)
-            if byRegister {
-                let words = UInt64(bitPattern: Int64(bitPattern: offset) >> Int64(T.bitWidth.trailingZeroBitCount))
-                address &+= words &* UInt64(MemoryLayout<T>.size)
-                if mode != .bits64 { address &= 0xffff_ffff }
-            }
+            let words = UInt64(bitPattern: Int64(bitPattern: offset) >> Int64(T.bitWidth.trailingZeroBitCount))
+            address = effectiveAddress(i, moved: byRegister ? words &* UInt64(MemoryLayout<T>.size) : 0)
             value = operation == .bt ? try load(type, at: address) : try loadForWrite(type, at: address)
         } else {
             value = register(i.rm, type)

@@ -52,6 +52,18 @@ extension Core {
         return linear
     }
 
+    /// The linear address `distance` bytes from the memory operand, within the address size.
+    mutating func effectiveAddress(_ i: DecodedInstruction, moved distance: UInt64) -> UInt64 {
+        var offset = effectiveOffset(i) &+ distance
+        if i.traits.contains(.address16) {
+            offset &= 0xffff
+        } else if i.traits.contains(.address32) {
+            offset &= 0xffff_ffff
+        }
+        let linear = offset &+ segmentBase[Int(i.segment & 7)]
+        return mode == .bits64 ? linear : linear & 0xffff_ffff
+    }
+
     /// The r/m operand.
     @inline(__always)
     mutating func readRM<T: MemoryWord>(_ i: DecodedInstruction, _ type: T.Type) throws(Fault) -> T {
@@ -88,9 +100,7 @@ extension Core {
     }
 
     /// A push or pop outside the canonical addresses is a stack fault.
-    private func onStack(_ fault: Fault) -> Fault {
-        fault == .generalProtection(0) ? .stackFault(0) : fault
-    }
+    func onStack(_ fault: Fault) -> Fault { fault.isNonCanonical ? .stackFault(0) : fault }
 
     mutating func push<T: MemoryWord>(_ value: T) throws(Fault) {
         let pointer = (self[gpr: RegisterIndex.rsp] &- UInt64(MemoryLayout<T>.size)) & stackMask

@@ -115,7 +115,9 @@ extension Core {
             let offset = (self[gpr: RegisterIndex.rbx] &+ (self[gpr: RegisterIndex.rax] & 0xff)) & mask
             let linear = offset &+ segmentBase[Int(i.segment & 7)]
             setRegister(RegisterIndex.rax, try load(UInt8.self, at: mode == .bits64 ? linear : linear & 0xffff_ffff))
-        case .nop, .pause, .fence: break
+        case .nop, .pause: break
+        // CLFLUSH faults as a read does.
+        case .fence: if i.isMemory { _ = try translate(effectiveAddress(i), .read, accessSet) }
         case .fwait:
             let both = ControlRegister0.monitorCoprocessor | ControlRegister0.taskSwitched
             if cr0 & both == both { throw .deviceNotAvailable }

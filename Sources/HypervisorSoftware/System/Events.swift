@@ -61,13 +61,14 @@ extension Core {
         }
     }
 
-    private mutating func enterHandler(_ event: Event) throws(Fault) {
+    /// Enters the handler of `event`; when it throws nothing has changed.
+    mutating func enterHandler(_ event: Event) throws(Fault) {
         guard isProtected else {
             try enterRealHandler(event)
             return
         }
         let external: UInt16 = event.kind == .software ? 0 : 1
-        let selectorCode = UInt16(event.vector) << 3 | 2 | (event.kind == .exception ? 0 : external)
+        let selectorCode = UInt16(event.vector) << 3 | 2 | external
         let size: UInt64 = isLongMode ? 16 : 8
         let offset = UInt64(event.vector) &* size
         guard offset &+ size &- 1 <= UInt64(idt.limit) else { throw .generalProtection(selectorCode) }
@@ -91,12 +92,15 @@ extension Core {
         let conforming = target.attributes.contains(.conforming)
         let level = conforming ? privilege : target.privilege
         if isLongMode {
-            guard target.attributes.contains(.long), isCanonical(entry) else { throw .generalProtection(code | external) }
+            guard target.attributes.contains(.long), isCanonical(entry) else {
+                throw .generalProtection(code | external)
+            }
             try enterLong(event, selector, target, level, entry, stackTable: UInt8(low >> 32 & 7))
         } else {
             try enterProtected(event, selector, target, level, is32 ? entry & 0xffff_ffff : entry & 0xffff, is32: is32)
         }
-        systemFlags &= ~(Flags.trap.rawValue | Flags.nestedTask.rawValue | Flags.resume.rawValue | Flags.virtual8086.rawValue)
+        systemFlags &=
+            ~(Flags.trap.rawValue | Flags.nestedTask.rawValue | Flags.resume.rawValue | Flags.virtual8086.rawValue)
         if !isTrap { systemFlags &= ~Flags.interrupt.rawValue }
     }
 
@@ -116,11 +120,14 @@ extension Core {
         frame.reserveCapacity(6)
         if let errorCode = event.errorCode { frame.append(UInt64(errorCode)) }
         frame += [
-            rip, UInt64(segments[Int(SegmentIndex.cs)].selector), flagsImage(event), self[gpr: RegisterIndex.rsp], oldStack,
+            rip, UInt64(segments[Int(SegmentIndex.cs)].selector), flagsImage(event), self[gpr: RegisterIndex.rsp],
+            oldStack,
         ]
         pointer &-= UInt64(frame.count * 8)
         for (position, value) in frame.enumerated() {
-            try store(value, at: pointer &+ UInt64(position * 8), set)
+            do throws(Fault) { try store(value, at: pointer &+ UInt64(position * 8), set) } catch {
+                throw onStack(error)
+            }
         }
         let changes = level != privilege
         try loadCode(selector, target, privilege: level)

@@ -17,9 +17,12 @@ extension Core {
         case .cli, .sti, .popf, .hlt: try interruptFlag(operation, i)
         case .in, .out, .ins, .outs: try portAccess(operation, i)
         case .int3: try softwareInterrupt(3)
-        case .int: try softwareInterrupt(UInt8(truncatingIfNeeded: i.immediate))
+        case .int:
+            if isVirtual8086, !hasFullIOPrivilege { throw .generalProtection(0) }
+            try softwareInterrupt(UInt8(truncatingIfNeeded: i.immediate))
         case .into: if flags.overflow { try softwareInterrupt(4) }
-        case .int1: throw .debug
+        // A trap without any check of privileges.
+        case .int1: deliver(Event(.debug))
         case .iret: try interruptReturn(i)
         case .syscall: try systemCall()
         case .sysret:
@@ -60,7 +63,7 @@ extension Core {
             blocks.forgetRecent()
         case .wbinvd: try requirePrivilege()
         case .stac, .clac:
-            try requirePrivilege()
+            if privilege != 0 { throw .invalidOpcode }
             if operation == .stac {
                 systemFlags |= Flags.alignmentCheck.rawValue
             } else {
@@ -101,9 +104,10 @@ extension Core {
         }
     }
 
-    /// INT n, INT3 and INTO: the frame has the address of the next instruction.
+    /// INT n, INT3 and INTO: the frame has the address of the next instruction, but that of a fault on the way the
+    /// instruction's own.
     private mutating func softwareInterrupt(_ vector: UInt8) throws(Fault) {
-        deliver(Event(vector: vector, kind: .software))
+        try enterHandler(Event(vector: vector, kind: .software))
     }
 
     private mutating func segmentLoad(_ operation: Operation, _ i: DecodedInstruction) throws(Fault) {
@@ -287,7 +291,8 @@ extension Core {
         let repeats = i.traits.contains(.rep) || i.traits.contains(.repne)
         let delta = has(.direction) ? 0 &- UInt64(width.rawValue) : UInt64(width.rawValue)
         let pointer = operation == .ins ? RegisterIndex.rdi : RegisterIndex.rsi
-        let segment = operation == .ins && mode != .bits64 ? SegmentIndex.es : operation == .ins ? SegmentIndex.flat : i.segment
+        let segment =
+            operation == .ins && mode != .bits64 ? SegmentIndex.es : operation == .ins ? SegmentIndex.flat : i.segment
         while !repeats || self[gpr: RegisterIndex.rcx] & mask != 0 {
             let linear = (self[gpr: pointer] & mask) &+ segmentBase[Int(segment & 7)]
             if operation == .ins {

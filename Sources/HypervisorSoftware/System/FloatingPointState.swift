@@ -38,6 +38,8 @@ extension Core {
         let address = try checkImage(i)
         var image = InlineArray<20, UInt64>(repeating: 0)
         for word in 0..<20 { image[word] = try load(UInt64.self, at: address &+ UInt64(word * 8)) }
+        // The whole image is read, unused as its end is.
+        _ = try load(UInt8.self, at: address &+ 511)
         let newMXCSR = UInt32(truncatingIfNeeded: image[3])
         var registers = xmm
         let count = max(imageSize - 160, 0) / 8
