@@ -104,9 +104,9 @@ extension Outcome {
     func comparable(_ form: NativeForm) -> Outcome {
         var result = self
         // Which byte of a large operand faults first, and which operand of a string instruction.
-        if form.memoryBytes > 16 || form.treatment == .string { result.address &= ~4095 }
-        // Whether there is something of the kernel at an address that user code must not see.
-        if address >> 47 != 0 { result.errorCode &= ~1 }
+        if form.memoryBytes > 16 || form.treatment == .string || form.treatment == .maskMove { result.address &= ~4095 }
+        // Whether there is something at an address that user code must not see: the kernel, and the page before the gap.
+        if address >= (1 << 47) - 4096 { result.errorCode &= ~1 }
         return result
     }
 

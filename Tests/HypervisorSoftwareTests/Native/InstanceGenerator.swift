@@ -11,6 +11,8 @@ struct Instance {
     /// Bytes of the window that differ between processors.
     var ignoredWindow: Range<Int>?
     var alsoIgnored: Range<Int>?
+    /// The operand size is 16 bits.
+    var isSmall = false
 }
 
 /// Makes instances; the same seed makes the same ones.
@@ -185,6 +187,8 @@ struct InstanceGenerator {
         let start = ProcessorState.windowStart
         let alignment = form.memoryBytes >= 16 || form.isAligned ? 15 : 7
         switch random.below(20) {
+        case 5 where random.chance(10) && form.memoryBytes <= 16: return (1 << 47) - UInt64(random.below(form.memoryBytes + 1))
+        case 6 where random.chance(10): return random.next() & ~(3 << 62) | 1 << 62
         case 0: return start + 0x1000 - UInt64(random.below(form.memoryBytes + 1))
         case 1: return start + 0x2000 - UInt64(random.below(form.memoryBytes + 1))
         case 2...4 where !form.isAligned || random.chance(20): return start + 0x200 + UInt64(random.below(0x1c00))
@@ -196,6 +200,17 @@ struct InstanceGenerator {
 
     /// One random instance of `form`.
     mutating func instance(_ form: NativeForm) -> Instance {
+        while true {
+            let result = anyInstance(form)
+            // A 16-bit double shift by more than 16 is undefined; an address may have taken CL.
+            if form.treatment == .doubleShift, case .none = form.immediate, result.isSmall, result.state[1] & 31 > 16 {
+                continue
+            }
+            return result
+        }
+    }
+
+    private mutating func anyInstance(_ form: NativeForm) -> Instance {
         var state = registers()
         var encoder = InstructionEncoder(form: form)
         let isMemory = form.hasModRM && form.allowsMemory && (!form.allowsRegister || random.chance(50))
@@ -220,7 +235,9 @@ struct InstanceGenerator {
         case .enter:
             immediate = UInt64(random.below(0x400) | (random.chance(50) ? 0 : random.below(4) << 16))
             state[5] = place(form) & ~7
-        case .maskMove: state[7] = place(form)
+        case .maskMove:
+            // Whether bytes that are not selected can fault is up to the processor.
+            state[7] = min(place(form), ProcessorState.windowStart + 0x1ff0)
         case .absolute:
             immediate = place(form)
             target = immediate
@@ -241,6 +258,7 @@ struct InstanceGenerator {
         }
         let code = encoder.finish(immediate: immediate, bytes: immediateBytes)
         var result = Instance(form: form, code: code, state: state, target: target)
+        result.isSmall = encoder.operandPrefix && encoder.rex & 8 == 0
         if let target { fill(&result, at: target) }
         finish(&result, isMemory: isMemory, encoder)
         return result
@@ -260,9 +278,10 @@ struct InstanceGenerator {
     private mutating func memoryOperand(
         _ encoder: inout InstructionEncoder, _ state: inout ProcessorState, reg: UInt8, place: UInt64, trailing: Int
     ) {
-        if random.chance(12) { encoder.addressPrefix = true }
+        let isFar = place >> 31 != 0
+        if !isFar, random.chance(12) { encoder.addressPrefix = true }
         let upper = encoder.addressPrefix ? random.next() & 0xffff_ffff_0000_0000 : 0
-        switch random.below(10) {
+        switch isFar ? 2 + random.below(8) : random.below(10) {
         case 0:
             encoder.setRelative(reg: reg, target: place, trailing: trailing)
         case 1:
