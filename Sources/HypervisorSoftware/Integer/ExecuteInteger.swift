@@ -78,6 +78,11 @@ extension Core {
         case .bt, .bts, .btr, .btc: try bitTest(operation, i, type)
         case .bsf, .bsr, .popcnt, .crc32: try scan(operation, i, type)
         case .cbw, .cwd: convert(operation, i)
+        case .movFromSegment:
+            if i.reg & 7 > SegmentIndex.gs { throw .invalidOpcode }
+            let selector = segments[Int(i.reg & 7)].selector
+            // In memory it is always 16 bits.
+            if i.isMemory { try writeRM(i, selector) } else { setRegister(i.rm, T(truncatingIfNeeded: selector)) }
         case .movs, .cmps, .stos, .lods, .scas: try string(operation, i, type)
         case .push, .pop, .pushf, .pusha, .popa, .enter, .leave, .pushSegment: try stack(operation, i)
         case .daa, .das, .aaa, .aas, .aam, .aad, .salc, .bound, .arpl: try legacy(operation, i)
