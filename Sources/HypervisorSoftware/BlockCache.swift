@@ -5,7 +5,7 @@
 struct BlockHeader {
     /// Physical address of the first byte.
     var physical: UInt64
-    /// Instructions in the block. A block that is no longer valid has a count that ends any time slice.
+    /// Instructions in the block; in one that is no longer valid, more than any time slice has.
     var count: Int32
     /// Next block with the same hash, or 0.
     var hashNext: UInt32
@@ -106,7 +106,9 @@ struct BlockHeader {
     @inline(__always)
     func findRecent(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
         let entry = unsafe recent + Self.recentIndex(linear)
-        guard unsafe entry.pointee.linear == linear, unsafe entry.pointee.context == context(mode, set) else { return nil }
+        guard unsafe entry.pointee.linear == linear, unsafe entry.pointee.context == context(mode, set) else {
+            return nil
+        }
         return unsafe entry.pointee.slot
     }
 
@@ -173,6 +175,8 @@ struct BlockHeader {
                     unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
                 }
                 unsafe header.pointee.isValid = false
+                // Links to it are not followed: no time slice is that long.
+                unsafe header.pointee.count = .max
             }
             slot = unsafe header.pointee.pageNext
         }

@@ -81,12 +81,19 @@ extension Core {
     }
 
     private static func validate(_ state: CPUState) throws(SnapshotError) {
-        try require(state.general.count == 16, layer: layer, field: "general", value: state.general.count, allowed: "16 registers")
-        try require(state.segments.count == 6, layer: layer, field: "segments", value: state.segments.count, allowed: "6 segments")
-        try require(state.debug.count == 6, layer: layer, field: "debug", value: state.debug.count, allowed: "6 registers")
+        try require(
+            state.general.count == 16, layer: layer, field: "general", value: state.general.count,
+            allowed: "16 registers")
+        try require(
+            state.segments.count == 6, layer: layer, field: "segments", value: state.segments.count,
+            allowed: "6 segments")
+        try require(
+            state.debug.count == 6, layer: layer, field: "debug", value: state.debug.count, allowed: "6 registers")
         let floating = state.floatingPoint
-        try require(floating.xmm.count == 32, layer: layer, field: "xmm", value: floating.xmm.count, allowed: "32 halves")
-        try require(floating.mxcsr <= 0xffff, layer: layer, field: "mxcsr", value: floating.mxcsr, allowed: "0 to 65535")
+        try require(
+            floating.xmm.count == 32, layer: layer, field: "xmm", value: floating.xmm.count, allowed: "32 halves")
+        try require(
+            floating.mxcsr <= 0xffff, layer: layer, field: "mxcsr", value: floating.mxcsr, allowed: "0 to 65535")
         try require(
             state.rflags & ~0x3f_7fd7 == 0 && state.rflags & 2 != 0, layer: layer, field: "rflags",
             value: state.rflags, allowed: "without reserved bits")

@@ -10,7 +10,8 @@ extension Core {
     @inline(never)
     mutating func decodeBlock(_ linear: UInt64, _ physicalAddress: UInt64) throws(Fault) -> UInt32 {
         guard let page = unsafe physical.pointer(physicalAddress & ~4095) else {
-            failure = "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
+            failure =
+                "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
             throw .generalProtection(0)
         }
         let slot = blocks.reserve(physical)
@@ -20,7 +21,9 @@ extension Core {
         while open, count < Self.longest, offset < 4096 {
             // SAFETY: `page` has 4096 bytes, and the window stops at its end.
             let window = unsafe CodeWindow(UnsafeRawPointer(page) + offset, available: min(16, 4096 - offset))
-            guard case .instruction(let instruction, let endsBlock) = Decoder.decode(window, mode, pageOffset: UInt16(offset))
+            guard
+                case .instruction(let instruction, let endsBlock) = Decoder.decode(
+                    window, mode, pageOffset: UInt16(offset))
             else {
                 if count == 0 { return try decodeSingle(linear) }
                 break
@@ -52,7 +55,9 @@ extension Core {
         unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: end)
         for position in 0..<count {
             let instruction = unsafe blocks.instruction(slot + 1 + UInt32(position))
-            if unsafe instruction.pointee.handler == .jcc { unsafe instruction.pointee.scale = UInt8(count - 1 - position) }
+            if unsafe instruction.pointee.handler.isConditionalJump {
+                unsafe instruction.pointee.scale = UInt8(count - 1 - position)
+            }
         }
     }
 

@@ -65,6 +65,37 @@ package struct DecodedInstruction {
     var nextPageOffset: UInt64 { UInt64(pageOffset) &+ UInt64(length) }
 }
 
+/// A place in a decoded block: the instruction there, read in place.
+@safe struct InstructionCursor {
+    private var place: UnsafeMutablePointer<DecodedInstruction>
+
+    /// - Parameter place: an instruction of a block that ends with a closing slot, in an arena that outlives the cursor.
+    @inline(__always)
+    init(_ place: UnsafeMutablePointer<DecodedInstruction>) { unsafe self.place = place }
+
+    // SAFETY: `place` stays within a block, for `advance` is not called on its closing slot.
+    var handler: Handler { @inline(__always) get { unsafe place.pointee.handler } }
+    var reg: UInt8 { @inline(__always) get { unsafe place.pointee.reg } }
+    var rm: UInt8 { @inline(__always) get { unsafe place.pointee.rm } }
+    var base: UInt8 { @inline(__always) get { unsafe place.pointee.base } }
+    var index: UInt8 { @inline(__always) get { unsafe place.pointee.index } }
+    var scale: UInt8 { @inline(__always) get { unsafe place.pointee.scale } }
+    var segment: UInt8 { @inline(__always) get { unsafe place.pointee.segment } }
+    var displacement: Int32 { @inline(__always) get { unsafe place.pointee.displacement } }
+    var immediate: UInt64 { @inline(__always) get { unsafe place.pointee.immediate } }
+    var operandSize: UInt8 { @inline(__always) get { unsafe place.pointee.operandSize } }
+    var link: UInt32 { @inline(__always) get { unsafe place.pointee.link } }
+    var isSamePage: Bool { @inline(__always) get { unsafe place.pointee.traits.contains(.samePage) } }
+    var pageOffset: UInt64 { @inline(__always) get { unsafe UInt64(place.pointee.pageOffset) } }
+    var nextPageOffset: UInt64 { @inline(__always) get { unsafe place.pointee.nextPageOffset } }
+    /// A copy, for handlers that are functions of their own.
+    var instruction: DecodedInstruction { @inline(__always) get { unsafe place.pointee } }
+    var pointer: UnsafeMutablePointer<DecodedInstruction> { @inline(__always) get { unsafe place } }
+
+    @inline(__always)
+    mutating func advance() { unsafe place += 1 }
+}
+
 /// Indices into `Core.general` beyond the architectural sixteen.
 enum RegisterIndex {
     static let rax: UInt8 = 0

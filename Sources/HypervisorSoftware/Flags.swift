@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// RFLAGS: bit names, and the six status flags kept lazily as a result and a carry vector. SDM volume 1, 3.4.3.
+// RFLAGS: bit names, and the six status flags kept lazily as what they follow from. SDM volume 1, 3.4.3.
 
 /// RFLAGS bits.
 package struct Flags: OptionSet {
@@ -31,31 +31,33 @@ package struct Flags: OptionSet {
 
 /// The status flags before anybody asks for them.
 ///
-/// `result` is the sign-extended result of the last flag-setting operation; ZF, SF and PF come from it. `carries` is
-/// the vector of carries out of each bit, moved so that the carry out of the top bit is bit 63 and the carry into it
-/// is bit 62 whatever the operand size; AF is bit 3. Bits 8 to 15 correct the parity byte and bit 0 the sign, for
-/// flags that were written directly and fit no result.
+/// `result` is the sign-extended result of the last flag-setting operation: ZF, SF and PF come from it. `mixed` is the
+/// exclusive-or of its operands, sign-extended, so that `mixed ^ result` has the carry into each bit: AF is its bit 4,
+/// and OF is whether the carry into the top bit differs from the carry out of it, which is bit 0 of `extra`. Flags that
+/// were written directly and that no result has (zero and negative, zero and odd) are corrected by bit 1 of `extra`, the
+/// sign, and its bits 8 to 15, the byte that parity is taken of.
 struct LazyFlags {
     var result: UInt64 = 1
-    var carries: UInt64 = 0
+    private var mixed: UInt64 = 1
+    private var extra: UInt64 = 0
 
-    private static let auxiliaryBit: UInt64 = 1 << 3
-    private static let carryBit: UInt64 = 1 << 63
-    private static let carryInBit: UInt64 = 1 << 62
+    private static let signBit: UInt64 = 1 << 63
+    private static let auxiliaryBit: UInt64 = 1 << 4
 
-    /// Result and bitwise carries of an operation on `T`.
+    /// Result, operands and carry of an addition or subtraction on `T`.
     @inline(__always)
-    mutating func set<T: FixedWidthInteger & UnsignedInteger>(_ value: T, carries vector: T) {
+    mutating func set<T: FixedWidthInteger & UnsignedInteger>(_ value: T, operands first: T, _ second: T, carry: Bool) {
         result = signExtended(value)
-        let top = UInt64(truncatingIfNeeded: vector) &<< UInt64(64 &- T.bitWidth)
-        carries = (top & (Self.carryBit | Self.carryInBit)) | (UInt64(truncatingIfNeeded: vector) & Self.auxiliaryBit)
+        mixed = signExtended(first ^ second)
+        extra = carry ? 1 : 0
     }
 
     /// Result of a logical operation: CF, OF and AF are clear.
     @inline(__always)
     mutating func setLogical<T: FixedWidthInteger & UnsignedInteger>(_ value: T) {
         result = signExtended(value)
-        carries = 0
+        mixed = result
+        extra = 0
     }
 
     /// ZF, SF and PF from `value`; CF, OF and AF as given.
@@ -64,33 +66,37 @@ struct LazyFlags {
         _ value: T, carry: Bool, overflow: Bool, auxiliary: Bool = false
     ) {
         result = signExtended(value)
-        carries =
-            (carry ? Self.carryBit : 0) | (carry != overflow ? Self.carryInBit : 0)
-            | (auxiliary ? Self.auxiliaryBit : 0)
+        mixed = result ^ (carry != overflow ? Self.signBit : 0) ^ (auxiliary ? Self.auxiliaryBit : 0)
+        extra = carry ? 1 : 0
     }
 
     var carry: Bool {
-        @inline(__always) get { carries & Self.carryBit != 0 }
+        @inline(__always) get { extra & 1 != 0 }
         set { setCarryOverflow(carry: newValue, overflow: overflow) }
     }
     var overflow: Bool {
-        @inline(__always) get { (carries ^ (carries &<< 1)) & Self.carryBit != 0 }
+        @inline(__always) get { ((mixed ^ result) &>> 63) ^ (extra & 1) != 0 }
     }
     var zero: Bool { @inline(__always) get { result == 0 } }
-    var sign: Bool { @inline(__always) get { (result &>> 63) ^ (carries & 1) != 0 } }
-    var auxiliary: Bool { carries & Self.auxiliaryBit != 0 }
+    var sign: Bool { @inline(__always) get { (result &>> 63) ^ (extra &>> 1 & 1) != 0 } }
+    var auxiliary: Bool { (mixed ^ result) & Self.auxiliaryBit != 0 }
     var parity: Bool {
-        @inline(__always) get { ((result ^ (carries &>> 8)) & 0xff).nonzeroBitCount & 1 == 0 }
+        @inline(__always) get {
+            var byte = result ^ (extra &>> 8)
+            byte ^= byte &>> 4
+            // Bit n of the constant is the parity of n.
+            return (0x9669 as UInt64) &>> (byte & 15) & 1 != 0
+        }
     }
     /// SF differs from OF.
-    var less: Bool { @inline(__always) get { sign != overflow } }
+    var less: Bool { @inline(__always) get { ((mixed &>> 63) ^ extra ^ (extra &>> 1)) & 1 != 0 } }
 
     /// Changes CF and OF, keeps the rest.
     @inline(__always)
     mutating func setCarryOverflow(carry: Bool, overflow: Bool) {
-        carries =
-            (carries & ~(Self.carryBit | Self.carryInBit)) | (carry ? Self.carryBit : 0)
-            | (carry != overflow ? Self.carryInBit : 0)
+        let top = (result & Self.signBit) ^ (carry != overflow ? Self.signBit : 0)
+        mixed = (mixed & ~Self.signBit) | top
+        extra = (extra & ~1) | (carry ? 1 : 0)
     }
 
     /// The status bits as RFLAGS has them.
@@ -107,12 +113,14 @@ struct LazyFlags {
         }
         set {
             let value = Flags(rawValue: newValue)
-            // A zero result has even parity and no sign; any other result here is 1: odd parity, no sign.
-            result = value.contains(.zero) ? 0 : 1
-            let evenNow = value.contains(.zero)
-            carries =
-                (value.contains(.parity) != evenNow ? 1 << 8 : 0) | (value.contains(.sign) ? 1 : 0)
-                | (value.contains(.auxiliary) ? Self.auxiliaryBit : 0)
+            if value.contains(.zero) {
+                result = 0
+                extra = (value.contains(.sign) ? 2 : 0) | (value.contains(.parity) ? 0 : 1 << 8)
+            } else {
+                result = (value.contains(.sign) ? Self.signBit : 0) | (value.contains(.parity) ? 3 : 1)
+                extra = 0
+            }
+            mixed = result ^ (value.contains(.auxiliary) ? Self.auxiliaryBit : 0)
             setCarryOverflow(carry: value.contains(.carry), overflow: value.contains(.overflow))
         }
     }

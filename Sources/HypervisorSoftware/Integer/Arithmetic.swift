@@ -4,48 +4,63 @@
 extension LazyFlags {
     @inline(__always)
     mutating func add<T: MemoryWord>(_ a: T, _ b: T) -> T {
-        let sum = a &+ b
-        set(sum, carries: (a & b) | ((a | b) & ~sum))
+        let (sum, carry) = a.addingReportingOverflow(b)
+        set(sum, operands: a, b, carry: carry)
         return sum
     }
 
     @inline(__always)
     mutating func addWithCarry<T: MemoryWord>(_ a: T, _ b: T) -> T {
-        let sum = a &+ b &+ (carry ? 1 : 0)
-        set(sum, carries: (a & b) | ((a | b) & ~sum))
+        let (part, first) = a.addingReportingOverflow(b)
+        let (sum, second) = part.addingReportingOverflow(carry ? 1 : 0)
+        set(sum, operands: a, b, carry: first || second)
         return sum
     }
 
     @inline(__always)
     mutating func subtract<T: MemoryWord>(_ a: T, _ b: T) -> T {
-        let difference = a &- b
-        set(difference, carries: (~a & b) | (~(a ^ b) & difference))
+        let (difference, borrow) = a.subtractingReportingOverflow(b)
+        set(difference, operands: a, b, carry: borrow)
         return difference
     }
 
     @inline(__always)
     mutating func subtractWithBorrow<T: MemoryWord>(_ a: T, _ b: T) -> T {
-        let difference = a &- b &- (carry ? 1 : 0)
-        set(difference, carries: (~a & b) | (~(a ^ b) & difference))
+        let (part, first) = a.subtractingReportingOverflow(b)
+        let (difference, second) = part.subtractingReportingOverflow(carry ? 1 : 0)
+        set(difference, operands: a, b, carry: first || second)
         return difference
     }
 
     /// INC keeps CF.
     @inline(__always)
     mutating func increment<T: MemoryWord>(_ a: T) -> T {
-        let kept = carry
         let sum = a &+ 1
-        set(sum, carry: kept, overflow: sum == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
+        set(sum, carry: carry, overflow: sum == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
         return sum
     }
 
     /// DEC keeps CF.
     @inline(__always)
     mutating func decrement<T: MemoryWord>(_ a: T) -> T {
-        let kept = carry
         let difference = a &- 1
-        set(difference, carry: kept, overflow: a == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
+        set(difference, carry: carry, overflow: a == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
         return difference
+    }
+
+    @inline(__always)
+    mutating func or<T: MemoryWord>(_ a: T, _ b: T) -> T { logical(a | b) }
+
+    @inline(__always)
+    mutating func and<T: MemoryWord>(_ a: T, _ b: T) -> T { logical(a & b) }
+
+    @inline(__always)
+    mutating func xor<T: MemoryWord>(_ a: T, _ b: T) -> T { logical(a ^ b) }
+
+    @inline(__always)
+    private mutating func logical<T: MemoryWord>(_ value: T) -> T {
+        setLogical(value)
+        return value
     }
 
     /// SHL, SHR, SAR and the rotates by `count`, already masked to 5 or 6 bits; a count of 0 changes nothing.
@@ -65,17 +80,20 @@ extension LazyFlags {
     @inline(__always)
     mutating func shiftLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
         let width = UInt8(truncatingIfNeeded: T.bitWidth)
-        let result = value << T(truncatingIfNeeded: count)
-        let out = count <= width && (value >> T(truncatingIfNeeded: width &- count)) & 1 != 0
+        // Only operands below 32 bits are shifted by their width or more.
+        let isWhole = T.bitWidth < 32 && count >= width
+        let result = isWhole ? 0 : value &<< T(truncatingIfNeeded: count)
+        let out = count <= width && (value &>> T(truncatingIfNeeded: width &- count)) & 1 != 0
         set(result, carry: out, overflow: out != Self.top(result))
         return result
     }
 
     @inline(__always)
     mutating func shiftRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
-        let result = value >> T(truncatingIfNeeded: count)
-        let out = (value >> T(truncatingIfNeeded: count &- 1)) & 1 != 0
-        set(result, carry: out, overflow: Self.top(value))
+        let width = UInt8(truncatingIfNeeded: T.bitWidth)
+        let last = T.bitWidth < 32 && count > width ? 0 : value &>> T(truncatingIfNeeded: count &- 1)
+        let result = last &>> 1
+        set(result, carry: last & 1 != 0, overflow: Self.top(value))
         return result
     }
 
@@ -88,7 +106,7 @@ extension LazyFlags {
         return result
     }
 
-    private mutating func rotateLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+    mutating func rotateLeft<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
         let width = UInt8(truncatingIfNeeded: T.bitWidth)
         let places = T(truncatingIfNeeded: count & (width &- 1))
         let result = places == 0 ? value : value << places | value >> (T(truncatingIfNeeded: width) &- places)
@@ -97,7 +115,7 @@ extension LazyFlags {
         return result
     }
 
-    private mutating func rotateRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
+    mutating func rotateRight<T: MemoryWord>(_ value: T, _ count: UInt8) -> T {
         let width = UInt8(truncatingIfNeeded: T.bitWidth)
         let places = T(truncatingIfNeeded: count & (width &- 1))
         let result = places == 0 ? value : value >> places | value << (T(truncatingIfNeeded: width) &- places)

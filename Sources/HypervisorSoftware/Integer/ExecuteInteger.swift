@@ -236,8 +236,10 @@ extension Core {
     private mutating func convert(_ operation: Operation, _ i: DecodedInstruction) {
         let rax = self[gpr: RegisterIndex.rax]
         switch (operation, i.operandSize) {
-        case (.cbw, 2): setRegister(RegisterIndex.rax, UInt16(truncatingIfNeeded: signExtended(UInt8(truncatingIfNeeded: rax))))
-        case (.cbw, 4): setRegister(RegisterIndex.rax, UInt32(truncatingIfNeeded: signExtended(UInt16(truncatingIfNeeded: rax))))
+        case (.cbw, 2):
+            setRegister(RegisterIndex.rax, UInt16(truncatingIfNeeded: signExtended(UInt8(truncatingIfNeeded: rax))))
+        case (.cbw, 4):
+            setRegister(RegisterIndex.rax, UInt32(truncatingIfNeeded: signExtended(UInt16(truncatingIfNeeded: rax))))
         case (.cbw, _): self[gpr: RegisterIndex.rax] = signExtended(UInt32(truncatingIfNeeded: rax))
         case (_, 2): setRegister(RegisterIndex.rdx, rax & 0x8000 != 0 ? UInt16.max : 0)
         case (_, 4): setRegister(RegisterIndex.rdx, rax & 0x8000_0000 != 0 ? UInt32.max : 0)

@@ -27,7 +27,8 @@ extension Core {
     }
 
     /// Both halves of a product of signed numbers, and whether the low half lost something.
-    private func signedProduct<T: MemoryWord>(_ a: T, _ b: T) -> (high: T, low: T, lost: Bool) {
+    @inline(__always)
+    func signedProduct<T: MemoryWord>(_ a: T, _ b: T) -> (high: T, low: T, lost: Bool) {
         let x = Int64(bitPattern: signExtended(a))
         let y = Int64(bitPattern: signExtended(b))
         let product = x.multipliedFullWidth(by: y)

@@ -227,7 +227,8 @@ struct Decoder {
     }
 
     /// Fills in a row's operands. Returns whether the block goes on behind it.
-    private mutating func integer(_ result: inout DecodedInstruction, _ form: InstructionForm, _ opcode: UInt8) -> Bool {
+    private mutating func integer(_ result: inout DecodedInstruction, _ form: InstructionForm, _ opcode: UInt8) -> Bool
+    {
         var size = operandSize(form.size)
         if opcode == 0x90, form.map == .primary, rex & 1 != 0 { return exchangeR8(&result, size) }
         result.operation = form.operation.rawValue
@@ -263,7 +264,7 @@ struct Decoder {
         if repPrefix == 0xf2 { result.traits.insert(.repne) }
         if lockPrefix, form.traits.contains(.lockable), result.isMemory { result.traits.insert(.lock) }
         if addressPrefix || mode != .bits64 { markAddressSize(&result) }
-        result.handler = Handler.select(form, result)
+        result.handler = Handler.select(form, &result)
         return !form.traits.contains(.endsBlock)
     }
 

@@ -112,7 +112,8 @@ package enum InstructionTable {
             .plain(0x9c, .pushf, .none, .stack), .plain(0x9d, .popf, .none, .stack, .none, system),
             .plain(0x60, .pusha, .none, .word, .none, .not64), .plain(0x61, .popa, .none, .word, .none, .not64),
             .plain(0xc8, .enter, .immediate, .stack, .enter), .plain(0xc9, .leave, .none, .stack),
-            .plain(0xc2, .retImmediate, .immediate, .near, .fixed16, flow), .plain(0xc3, .ret, .none, .near, .none, flow),
+            .plain(0xc2, .retImmediate, .immediate, .near, .fixed16, flow),
+            .plain(0xc3, .ret, .none, .near, .none, flow),
             .plain(0xca, .retFarImmediate, .immediate, .word, .fixed16, system),
             .plain(0xcb, .retFar, .none, .word, .none, system),
             .plain(0xe0, .loopne, .relative, .near, .signedByte, flow),
@@ -182,8 +183,10 @@ package enum InstructionTable {
         [
             .plain(0x6c, .ins, .none, .byte, .none, system), .plain(0x6d, .ins, .none, .word, .none, system),
             .plain(0x6e, .outs, .none, .byte, .none, system), .plain(0x6f, .outs, .none, .word, .none, system),
-            .plain(0xa4, .movs, .none, .byte), .plain(0xa5, .movs), .plain(0xa6, .cmps, .none, .byte), .plain(0xa7, .cmps),
-            .plain(0xaa, .stos, .none, .byte), .plain(0xab, .stos), .plain(0xac, .lods, .none, .byte), .plain(0xad, .lods),
+            .plain(0xa4, .movs, .none, .byte), .plain(0xa5, .movs), .plain(0xa6, .cmps, .none, .byte),
+            .plain(0xa7, .cmps),
+            .plain(0xaa, .stos, .none, .byte), .plain(0xab, .stos), .plain(0xac, .lods, .none, .byte),
+            .plain(0xad, .lods),
             .plain(0xae, .scas, .none, .byte), .plain(0xaf, .scas),
         ]
     }
