@@ -42,7 +42,11 @@ extension Core {
         try loadCode(selector, target, privilege: level)
         writeFlags(image, size: size, writable: returnFlags(from: from), canResume: true)
         if popsStack {
-            if let stack { setSegment(SegmentIndex.ss, stackSelector, stack) } else { setNullSegment(SegmentIndex.ss, stackSelector) }
+            if let stack {
+                setSegment(SegmentIndex.ss, stackSelector, stack)
+            } else {
+                setNullSegment(SegmentIndex.ss, stackSelector)
+            }
             self[gpr: RegisterIndex.rsp] = size == 2 ? self[gpr: RegisterIndex.rsp] & ~0xffff | newRSP : newRSP
             if level > from { dropPrivilegedSegments() }
         } else {
@@ -177,7 +181,11 @@ extension Core {
         let stackSelector = UInt16(truncatingIfNeeded: try peek(size: size, depth: 3 * step + released))
         let stack = try returnStack(stackSelector, level: level, toLong: toLong)
         try loadCode(selector, target, privilege: level)
-        if let stack { setSegment(SegmentIndex.ss, stackSelector, stack) } else { setNullSegment(SegmentIndex.ss, stackSelector) }
+        if let stack {
+            setSegment(SegmentIndex.ss, stackSelector, stack)
+        } else {
+            setNullSegment(SegmentIndex.ss, stackSelector)
+        }
         self[gpr: RegisterIndex.rsp] = newRSP &+ released
         dropPrivilegedSegments()
         rip = offset
@@ -221,7 +229,9 @@ extension Core {
             rip = target & 0xffff_ffff
         }
         setFlat(SegmentIndex.ss, (selector &+ 8) | 3, Self.flatData, level: 3)
-        rflags = self[gpr: RegisterIndex.r11] & (Flags.writable.rawValue | Flags.virtual8086.rawValue) & ~Flags.virtual8086.rawValue
+        rflags =
+            self[gpr: RegisterIndex.r11] & (Flags.writable.rawValue | Flags.virtual8086.rawValue) & ~Flags.virtual8086
+            .rawValue
         privilege = 3
         updateMode()
     }
