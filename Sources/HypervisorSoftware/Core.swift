@@ -81,6 +81,8 @@ struct Core: ~Copyable {
     var cr4: UInt64 = 0
     /// DR0 to DR3, DR6, DR7.
     var debug = InlineArray<6, UInt64>(repeating: 0)
+    /// Data breakpoints that the running instruction met, as bits of DR6.
+    var watchHits: UInt64 = 0
     var msr = ModelSpecificRegisters()
     var activity = ActivityState.running
     /// Interrupts wait for the end of the next instruction.

@@ -24,6 +24,9 @@ package struct Fault: Error, Equatable {
         self.isNonCanonical = isNonCanonical
     }
 
+    /// Not an exception: a repeated instruction made way for the end of the time slice. RIP is still its own, and the
+    /// registers say how far it got.
+    static let interrupted = Fault(vector: .max)
     package static let divideError = Fault(vector: 0)  // #DE
     package static let debug = Fault(vector: 1)  // #DB
     package static let breakpoint = Fault(vector: 3)  // #BP

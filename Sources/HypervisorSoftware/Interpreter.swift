@@ -39,26 +39,34 @@ extension Core {
 
     /// Runs blocks, or one instruction where the next must be watched, and delivers what it raises.
     private mutating func step() {
+        let watching = debug[5] & DebugControl.enabled != 0
         let trapping = has(.trap)
-        let single = trapping || (interruptShadow && has(.interrupt) && interrupts.hasPendingInterrupt)
+        let single = trapping || watching || (interruptShadow && has(.interrupt) && interrupts.hasPendingInterrupt)
         interruptShadow = false
-        let rest = budget - 1
-        do throws(Fault) {
-            if single {
-                budget = 0
-                try executeBlocks(single: true)
-                budget = rest
-            } else {
-                try executeBlocks(single: false)
-            }
-            if trapping {
-                debug[4] |= DebugStatus.singleStep
-                throw Fault.debug
-            }
-        } catch {
-            if single { budget = rest }
-            deliver(error)
+        guard single else {
+            do throws(Fault) { try executeBlocks(single: false) } catch { if error != .interrupted { deliver(error) } }
+            return
         }
+        let rest = budget - 1
+        if watching {
+            watchHits = 0
+            if !has(.resume), executionBreakpoint(linearRIP) {
+                budget = rest
+                return deliver(.debug)
+            }
+            systemFlags &= ~Flags.resume.rawValue
+        }
+        budget = 0
+        do throws(Fault) {
+            try executeBlocks(single: true)
+        } catch {
+            budget = rest
+            if error != .interrupted { return deliver(error) }
+        }
+        budget = rest
+        if watching, watchHits != 0 { debug[4] |= watchHits }
+        if trapping { debug[4] |= DebugStatus.singleStep }
+        if trapping || watching && watchHits != 0 { deliver(.debug) }
     }
 
     /// The linear address of the next instruction.
@@ -82,9 +90,4 @@ extension Core {
         }
         return slot
     }
-}
-
-/// DR6 bits.
-enum DebugStatus {
-    static let singleStep: UInt64 = 1 << 14  // BS
 }

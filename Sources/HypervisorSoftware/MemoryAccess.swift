@@ -90,6 +90,7 @@ extension Core {
         guard let host = unsafe physical.pointer(translation.physical) else {
             return readDevice(translation.physical, size)
         }
+        if isWatched(linear) { noteDataAccess(linear, UInt64(size), isWrite: false) }
         unsafe enter(linear, translation, set, host: host, access: .read)
         // SAFETY: `host` is valid to the end of its page, and `size` fits in it.
         switch size {
@@ -124,6 +125,7 @@ extension Core {
             writeDevice(translation.physical, value, size)
             return
         }
+        if isWatched(linear) { noteDataAccess(linear, UInt64(size), isWrite: true) }
         noteWrite(translation.physical, UInt64(size))
         unsafe enter(linear, translation, set, host: host, access: .write)
         // SAFETY: `host` is valid to the end of its page, and `size` fits in it.
@@ -153,6 +155,7 @@ extension Core {
     private func enter(
         _ linear: UInt64, _ translation: Translation, _ set: AccessSet, host: UnsafeMutableRawPointer, access: Access
     ) {
+        if access != .fetch, isWatched(linear) { return }
         let page = translation.physical & ~4095
         let canWrite =
             access == .write && physical.isWritable(page) && physical.codeMask(page) == 0
@@ -172,7 +175,7 @@ extension Core {
             return unsafe host
         }
         let translation = try translate(linear, access, accessSet)
-        guard let host = unsafe physical.pointer(translation.physical) else { return nil }
+        guard let host = unsafe physical.pointer(translation.physical), !isWatched(linear) else { return nil }
         if access == .write, !physical.isWritable(translation.physical) || physical.codeMask(translation.physical) != 0
         {
             return nil

@@ -57,28 +57,94 @@ struct DifferentialTests {
         let software = try SoftwareRunner()
         var generator = InstanceGenerator(seed: seed)
         var found: [String: Int] = [:]
+        var completed: Set<String> = []
         var total = 0
         let end = Self.now() + seconds
         repeat {
             for form in forms {
                 for _ in 0..<Self.instances {
                     total += 1
-                    guard let difference = try Self.compare(generator.instance(form), software) else { continue }
+                    let (outcome, difference) = try Self.compare(generator.instance(form), software)
+                    if outcome.vector < 0 { completed.insert("\(form)") }
+                    guard let difference else { continue }
                     let count = found["\(form)", default: 0] + 1
                     found["\(form)"] = count
                     if count <= 2 { Issue.record("\(difference)") }
                 }
             }
         } while Self.now() < end
+        for form in forms where !form.alwaysFaults && !completed.contains("\(form)") {
+            Issue.record("no instance of \(form) ran to its end")
+        }
         if seconds > 0 { print("\(group): \(total) instances, differences in \(found.count) rows") }
         for (form, count) in found.sorted(by: { $0.value > $1.value }) { print("  \(form): \(count)") }
     }
 
-    private static func compare(_ instance: Instance, _ software: SoftwareRunner) throws -> Difference? {
+    /// What the host made of `instance`, and how the software CPU differs.
+    private static func compare(_ instance: Instance, _ software: SoftwareRunner) throws -> (Outcome, Difference?) {
         var expected = instance.state
         let outcome = try #require(NativeRunner.run(instance.code, &expected))
         var actual = instance.state
         let result = try software.run(instance.code, &actual)
-        return Difference(instance, expected: (expected, outcome), actual: (actual, result))
+        return (outcome, Difference(instance, expected: (expected, outcome), actual: (actual, result)))
+    }
+}
+
+/// Every row of the tables is tested, or there is a reason why not.
+struct CoverageTests {
+    private func key(_ map: UInt8, _ prefix: UInt8, _ opcode: UInt8, _ reg: UInt8?, _ rm: UInt8?) -> String {
+        "\(map) \(prefix) \(opcode) \(reg ?? 255) \(rm ?? 255)"
+    }
+
+    private func map(_ escape: [UInt8]) -> UInt8 {
+        escape.isEmpty ? 0 : escape == [0x0f] ? 1 : escape[1] == 0x38 ? 2 : 3
+    }
+
+    private func keys(_ forms: [NativeForm]) -> Set<String> {
+        Set(forms.map { key(map($0.escape), $0.prefix, $0.opcode, $0.reg, $0.rm) })
+    }
+
+    @Test func `every integer row is compared with the host or has a reason not to be`() {
+        let tested = keys(NativeForm.integer)
+        for row in InstructionTable.primary() + InstructionTable.extended() where !row.traits.contains(.not64) {
+            let prefix: UInt8 =
+                row.traits.contains(.prefixF3)
+                ? 0xf3 : row.traits.contains(.prefixF2) ? 0xf2 : row.traits.contains(.prefix66) ? 0x66 : 0
+            let key = key(
+                row.map.rawValue, prefix, row.opcode, row.group < 0 ? nil : UInt8(row.group),
+                row.selector < 0 ? nil : UInt8(row.selector))
+            let isTested = tested.contains(key)
+            #expect(isTested == (NativeForm.exception(row) == nil), "\(row)")
+        }
+    }
+
+    @Test func `every vector row is compared with the host`() {
+        let tested = keys(NativeForm.vector)
+        for row in VectorTable.shared.forms {
+            let prefix: UInt8 =
+                switch row.prefix {
+                case .none: 0
+                case .x66: 0x66
+                case .xF3: 0xf3
+                case .xF2: 0xf2
+                }
+            let key = key(row.map.rawValue, prefix, row.opcode, row.group < 0 ? nil : UInt8(row.group), nil)
+            #expect(tested.contains(key), "\(row)")
+        }
+    }
+
+    @Test func `every x87 encoding is compared with the host`() {
+        let tested = NativeForm.x87 + NativeForm.x87Invalid
+        for opcode in UInt8(0xd8)...0xdf {
+            for modRM in UInt8.min...UInt8.max {
+                let isRegister = modRM >= 0xc0
+                let isTested = tested.contains {
+                    $0.opcode == opcode && ($0.reg.map { $0 == modRM >> 3 & 7 } ?? true)
+                        && (isRegister
+                            ? $0.allowsRegister && ($0.rm.map { $0 == modRM & 7 } ?? true) : $0.allowsMemory)
+                }
+                #expect(isTested, "\(opcode) \(modRM)")
+            }
+        }
     }
 }

@@ -102,6 +102,11 @@ extension Core {
     /// A push or pop outside the canonical addresses is a stack fault.
     func onStack(_ fault: Fault) -> Fault { fault.isNonCanonical ? .stackFault(0) : fault }
 
+    /// What a misaligned FXSAVE image raises. SSE operands are checked for alignment first.
+    func misaligned(_ linear: UInt64) -> Fault {
+        mode != .bits64 || isCanonical(linear) ? .generalProtection(0) : .nonCanonical
+    }
+
     mutating func push<T: MemoryWord>(_ value: T) throws(Fault) {
         let pointer = (self[gpr: RegisterIndex.rsp] &- UInt64(MemoryLayout<T>.size)) & stackMask
         do throws(Fault) { try store(value, at: stackAddress(pointer)) } catch { throw onStack(error) }

@@ -29,7 +29,8 @@ extension Core {
         return mode == .bits64 ? linear : linear & 0xffff_ffff
     }
 
-    /// A fault in a repeated instruction leaves the registers where it got to: they are stepped after each element.
+    /// A fault in a repeated instruction leaves the registers where it got to: they are stepped after each element. So
+    /// does the end of the time slice.
     mutating func string<T: MemoryWord>(_ operation: Operation, _ i: DecodedInstruction, _ type: T.Type) throws(Fault) {
         let mask = addressMask(i)
         let size = UInt64(MemoryLayout<T>.size)
@@ -40,17 +41,26 @@ extension Core {
             return
         }
         while self[gpr: RegisterIndex.rcx] & mask != 0 {
-            if delta == size, operation == .movs || operation == .stos {
+            if delta == size, operation == .movs || operation == .stos, !has(.trap) {
                 let done = try stringRun(operation, i, type, mask)
                 if done > 0 {
                     step(RegisterIndex.rcx, 0 &- done, mask)
+                    try spend(Int(truncatingIfNeeded: done &* size) >> 5, i, mask)
                     continue
                 }
             }
             try stringElement(operation, i, type, mask, delta)
             step(RegisterIndex.rcx, 0 &- 1, mask)
             if operation == .cmps || operation == .scas, flags.zero != i.traits.contains(.rep) { break }
+            try spend(1, i, mask)
         }
+    }
+
+    /// Takes work of a repeated instruction from the time slice, and leaves the instruction when nothing is left of it.
+    @inline(__always)
+    mutating func spend(_ work: Int, _ i: DecodedInstruction, _ mask: UInt64) throws(Fault) {
+        budget -= work
+        if budget < 0, self[gpr: RegisterIndex.rcx] & mask != 0 { throw .interrupted }
     }
 
     private mutating func stringElement<T: MemoryWord>(

@@ -35,6 +35,8 @@ extension Core {
             let value = self[gpr: i.rm]
             if index >= 4, value >> 32 != 0 { throw .generalProtection(0) }
             debug[index] = index == 4 ? value & 0xe00f | 0xffff_0ff0 : index == 5 ? value & 0xffff_2fff | 0x400 : value
+            // Watched pages leave the TLB, others may come back.
+            if debug[5] & DebugControl.enabled != 0 || index == 5 { translations.flush(keepingGlobal: false) }
         }
     }
 

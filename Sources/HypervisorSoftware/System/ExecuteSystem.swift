@@ -131,20 +131,19 @@ extension Core {
     /// LDS, LES, LFS, LGS and LSS: the decoder puts the segment into the immediate.
     private mutating func loadFarPointer(_ i: DecodedInstruction) throws(Fault) {
         let address = effectiveAddress(i)
-        let selector = try load(UInt16.self, at: address &+ UInt64(i.operandSize))
         let segment = UInt8(truncatingIfNeeded: i.immediate)
         switch i.operandSize {
         case 2:
             let offset = try load(UInt16.self, at: address)
-            try loadSegment(segment, selector)
+            try loadSegment(segment, try load(UInt16.self, at: address &+ 2))
             setRegister(i.reg, offset)
         case 4:
             let offset = try load(UInt32.self, at: address)
-            try loadSegment(segment, selector)
+            try loadSegment(segment, try load(UInt16.self, at: address &+ 4))
             setRegister(i.reg, offset)
         default:
             let offset = try load(UInt64.self, at: address)
-            try loadSegment(segment, selector)
+            try loadSegment(segment, try load(UInt16.self, at: address &+ 8))
             self[gpr: i.reg] = offset
         }
         if segment == SegmentIndex.ss { interruptShadow = true }
@@ -316,6 +315,7 @@ extension Core {
             if !repeats { break }
             let count = (self[gpr: RegisterIndex.rcx] &- 1) & mask
             self[gpr: RegisterIndex.rcx] = self[gpr: RegisterIndex.rcx] & ~mask | count
+            try spend(1, i, mask)
         }
     }
 }

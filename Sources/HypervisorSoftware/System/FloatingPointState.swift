@@ -16,7 +16,7 @@ extension Core {
     private mutating func checkImage(_ i: DecodedInstruction) throws(Fault) -> UInt64 {
         if cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) != 0 { throw .deviceNotAvailable }
         let address = effectiveAddress(i)
-        if address & 15 != 0 { throw .generalProtection(0) }
+        if address & 15 != 0 { throw misaligned(address) }
         return address
     }
 

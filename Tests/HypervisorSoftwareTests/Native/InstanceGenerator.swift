@@ -187,7 +187,8 @@ struct InstanceGenerator {
         let start = ProcessorState.windowStart
         let alignment = form.memoryBytes >= 16 || form.isAligned ? 15 : 7
         switch random.below(20) {
-        case 5 where random.chance(10) && form.memoryBytes <= 16: return (1 << 47) - UInt64(random.below(form.memoryBytes + 1))
+        case 5 where random.chance(10) && form.memoryBytes <= 16 && form.treatment != .string:
+            return (1 << 47) - UInt64(random.below(form.memoryBytes + 1))
         case 6 where random.chance(10): return random.next() & ~(3 << 62) | 1 << 62
         case 0: return start + 0x1000 - UInt64(random.below(form.memoryBytes + 1))
         case 1: return start + 0x2000 - UInt64(random.below(form.memoryBytes + 1))
@@ -214,6 +215,8 @@ struct InstanceGenerator {
         var state = registers()
         var encoder = InstructionEncoder(form: form)
         let isMemory = form.hasModRM && form.allowsMemory && (!form.allowsRegister || random.chance(50))
+        if random.chance(5) { encoder.idlePrefix = random.pick([0x2e, 0x36, 0x3e, 0x26]) }
+        if isMemory, random.chance(4) { encoder.idlePrefix = 0x65 }  // GS, whose base is 0
         if form.allowsOperandPrefix, random.chance(25) { encoder.operandPrefix = true }
         if form.allowsWide, random.chance(40) { encoder.rex |= 8 }
         if random.chance(30) { encoder.rex |= 0x40 }
@@ -232,9 +235,11 @@ struct InstanceGenerator {
                 immediate = UInt64(random.below(17))
                 state[1] = edgeInteger() & ~31 | UInt64(random.below(17))
             }
+        case .interrupt: immediate = UInt64(random.pick([0, 1, 2, 3, 4, 5, 8, 13, 14, 31, 32, 0x81, 0xff]))
         case .enter:
             immediate = UInt64(random.below(0x400) | (random.chance(50) ? 0 : random.below(4) << 16))
             state[5] = place(form) & ~7
+        case .table: state[3] = place(form) &- state[0] & 0xff
         case .maskMove:
             // Whether bytes that are not selected can fault is up to the processor.
             state[7] = min(place(form), ProcessorState.windowStart + 0x1ff0)
@@ -244,7 +249,9 @@ struct InstanceGenerator {
         default: break
         }
         if form.hasModRM {
-            let reg = form.reg ?? UInt8(random.below(16))
+            var reg = form.reg ?? UInt8(random.below(16))
+            // Not FS: it is the host's thread pointer.
+            if form.treatment == .loadsSegment { reg = random.pick([0, 1, 2, 3, 5, 6, 7]) }
             if isMemory {
                 let place = place(form)
                 target = place
@@ -370,12 +377,56 @@ struct InstanceGenerator {
         for number in 0..<52 { instance.state.poke(other[fx: number], at: target &+ UInt64(number * 8), bytes: 8) }
     }
 
+    /// A selector: of user code and data, null, of the kernel, of nothing.
+    private mutating func selector() -> UInt64 {
+        random.pick([0, 3, 0x23, 0x28, 0x2a, 0x2b, 0x2b, 0x33, 0x30, 0x10, 0x13, 0x1b, 0x08, 0x83, 0x2f, 0x204, 0xfffb])
+    }
+
+    /// Mostly the selector of 64-bit user code.
+    private mutating func codeSelector() -> UInt64 {
+        random.chance(85) ? 0x33 : random.pick([0, 3, 0x30, 0x2b, 0x10, 0x13])
+    }
+
+    /// Makes `value` the low 16 bits of the r/m operand.
+    private func put(_ value: UInt64, in instance: inout Instance, isMemory: Bool, _ encoder: InstructionEncoder) {
+        if isMemory, let target = instance.target {
+            instance.state.poke(value, at: target, bytes: 2)
+        } else {
+            let number = Int(encoder.rmRegister)
+            instance.state[number] = instance.state[number] & ~0xffff | value
+        }
+    }
+
     /// What depends on the finished code.
     private mutating func finish(_ instance: inout Instance, isMemory: Bool, _ encoder: InstructionEncoder) {
         let filler: [UInt8] = [0x4d, 0x8d, 0x7f, 0x01]  // LEA R15, [R15 + 1]
         let end = ProcessorState.codeStart &+ UInt64(instance.code.count)
         switch instance.form.treatment {
-        case .plain, .string, .doubleShift, .enter, .absolute, .maskMove: break
+        case .plain, .string, .doubleShift, .enter, .absolute, .maskMove, .interrupt, .table: break
+        case .loadsSegment, .inspectsSelector:
+            put(selector(), in: &instance, isMemory: isMemory, encoder)
+        case .popsSegment: instance.state.poke(selector(), at: instance.state[4], bytes: 8)
+        case .loadsPointer:
+            if let target = instance.target { instance.state.poke(selector(), at: target &+ 4, bytes: 2) }
+        case .farIndirect:
+            instance.code += filler
+            if let target = instance.target {
+                instance.state.poke(end + 4, at: target, bytes: 4)
+                instance.state.poke(codeSelector(), at: target &+ 4, bytes: 2)
+            }
+        case .farReturn, .interruptReturn:
+            instance.code += filler
+            let size: UInt64 = encoder.rex & 8 != 0 ? 8 : 4
+            let stack = instance.state[4]
+            // Processors differ in what they read before they see that RPL is less than CPL.
+            let isReturn = instance.form.treatment == .farReturn
+            let frame: [UInt64] = [
+                end + 4, codeSelector() | (isReturn ? 3 : 0), random.next() & 0x0020_3ed5 | 2,
+                ProcessorState.windowStart + UInt64(random.below(0x2000)), random.chance(90) ? 0x2b : selector(),
+            ]
+            for (position, value) in frame.enumerated() {
+                instance.state.poke(value, at: stack &+ UInt64(position) * size, bytes: Int(size))
+            }
         case .relative: instance.code += filler
         case .indirect:
             instance.code += filler

@@ -6,6 +6,8 @@ struct InstructionEncoder {
     var operandPrefix = false
     var addressPrefix = false
     var lock = false
+    /// A prefix without effect, or GS.
+    var idlePrefix: UInt8 = 0
     /// F2 or F3 of a string instruction.
     var repeatPrefix: UInt8 = 0
     /// REX, with 40 set when it must be there even if no bit is.
@@ -75,6 +77,7 @@ struct InstructionEncoder {
     func finish(immediate: UInt64, bytes: Int) -> [UInt8] {
         var code: [UInt8] = []
         if lock { code.append(0xf0) }
+        if idlePrefix != 0 { code.append(idlePrefix) }
         if addressPrefix { code.append(0x67) }
         if operandPrefix { code.append(0x66) }
         if repeatPrefix != 0 { code.append(repeatPrefix) }

@@ -41,10 +41,18 @@ struct NativeForm: CustomStringConvertible, Sendable {
         case doubleShift
         /// RBP in the window, few nesting levels.
         case enter
+        /// RBX + AL in the window.
+        case table
         /// The immediate is an address.
         case absolute
         /// RDI in the window.
         case maskMove
+        /// The immediate is a vector.
+        case interrupt
+        /// Reads a selector from r/m, from the stack or from behind an offset; loads it, looks at it or jumps to it.
+        case loadsSegment, inspectsSelector, popsSegment, loadsPointer, farIndirect
+        /// Pops a far pointer; IRET the flags and the stack pointer too.
+        case farReturn, interruptReturn
         /// A memory operand that is written in a format with host-dependent fields: FSTENV, FSAVE and FXSAVE.
         case storesEnvironment, storesImage
     }
@@ -72,6 +80,8 @@ struct NativeForm: CustomStringConvertible, Sendable {
     var content = Content.integer
     var undefinedFlags: UInt64 = 0
     var treatment = Treatment.plain
+    /// Every instance raises an exception: privileged and invalid instructions.
+    var alwaysFaults = false
 
     var description: String {
         var text = name
@@ -115,12 +125,14 @@ extension NativeForm {
             guard X87Form.lookup(opcode: opcode, modRM: modRM) == nil else { return nil }
             var form = NativeForm(name: "invalid", opcode: opcode, reg: modRM >> 3 & 7, rm: modRM & 7)
             form.allowsMemory = false
+            form.alwaysFaults = true
             return form
         }
             + (UInt8(0)..<8).compactMap { reg in
                 guard X87Form.lookup(opcode: opcode, modRM: reg << 3) == nil else { return nil }
                 var form = NativeForm(name: "invalid", opcode: opcode, reg: reg)
                 form.allowsRegister = false
+                form.alwaysFaults = true
                 return form
             }
     }

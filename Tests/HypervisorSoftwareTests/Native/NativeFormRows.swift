@@ -4,17 +4,32 @@
 @testable import HypervisorSoftware
 
 extension NativeForm {
-    /// Operations whose result depends on the host, on its kernel, or on state that user code cannot set up.
-    private static let excluded: Set<Operation> = [
-        .int3, .int, .int1, .into, .iret, .syscall, .sysenter, .sysexit, .sysret, .cpuid, .rdtsc, .rdtscp, .rdpmc,
-        .movFromSegment, .movToSegment, .pushSegment, .popSegment, .loadFarPointer, .lar, .lsl, .verr, .verw, .sgdt,
-        .sidt, .sldt, .str, .smsw, .vmcall, .monitor, .clac, .stac, .swapgs, .jmpFar, .callFar, .jmpFarIndirect,
-        .callFarIndirect, .retFar, .retFarImmediate, .vector, .x87,
+    /// Operations that are not compared, and why.
+    static let exceptions: [Operation: String] = [
+        .syscall: "calls the host's kernel",
+        .vmcall: "calls the host's hypervisor",
+        .cpuid: "describes the host",
+        .rdtsc: "reads the host's clock", .rdtscp: "reads the host's clock",
+        .int1: "hypervisors report it at the wrong address",
+        .rdpmc: "depends on what the host's kernel permits",
+        .sysenter: "an invalid opcode on some processors", .sysexit: "an invalid opcode on some processors",
+        .sgdt: "the host's kernel may emulate it", .sidt: "the host's kernel may emulate it",
+        .sldt: "the host's kernel may emulate it", .str: "the host's kernel may emulate it",
+        .smsw: "the host's kernel may emulate it",
+        .vector: "not a row of its own", .x87: "not a row of its own",
     ]
+
+    /// Why a row has no form, when it has none.
+    static func exception(_ row: InstructionForm) -> String? {
+        if row.traits.contains(.not64) { return "not in 64-bit mode" }
+        // POP FS and LFS.
+        if row.map == .map0F, [0xa1, 0xb4].contains(row.opcode) { return "FS is the host's thread pointer" }
+        return exceptions[row.operation]
+    }
 
     /// Integer and system rows.
     static let integer: [NativeForm] = (InstructionTable.primary() + InstructionTable.extended()).compactMap { row in
-        guard !row.traits.contains(.not64), !excluded.contains(row.operation) else { return nil }
+        guard exception(row) == nil else { return nil }
         // What a processor without TZCNT and LZCNT makes of F3 cannot be seen on one with them: F3 is not tried.
         var form = NativeForm(name: "\(row.operation)", opcode: row.opcode)
         switch row.map {
@@ -38,6 +53,8 @@ extension NativeForm {
         form.setSize(row)
         form.setImmediate(row)
         form.setTreatment(row)
+        form.setSelectorTreatment(row)
+        form.alwaysFaults = form.alwaysFaults || row.traits.contains(.privileged)
         return form
     }
 
@@ -62,6 +79,8 @@ extension NativeForm {
             isAligned = true
             content = .fxsave
         case .ldmxcsr: content = .mxcsr
+        // Whether 16-bit MOVSXD reads two bytes or four differs.
+        case .movsxd: allowsOperandPrefix = false
         default: break
         }
     }
@@ -87,7 +106,8 @@ extension NativeForm {
         case .movs, .cmps, .stos, .lods, .scas: treatment = .string
         case .popf: treatment = .popFlags
         case .fxsave: treatment = .storesImage
-        case .enter: treatment = .enter
+        case .enter, .leave: treatment = .enter
+        case .xlat: treatment = .table
         case .shld, .shrd: treatment = .doubleShift
         // The register form of a prefetch is an invalid opcode on some processors.
         case .nop where opcode == 0x0d: allowsRegister = false
@@ -96,6 +116,28 @@ extension NativeForm {
         if row.form == .accumulatorMemory || row.form == .memoryAccumulator {
             immediate = .bytes(8)
             treatment = .absolute
+        }
+    }
+
+    /// Instructions with selectors, and those that always fault at CPL 3.
+    private mutating func setSelectorTreatment(_ row: InstructionForm) {
+        switch row.operation {
+        case .movToSegment: treatment = .loadsSegment
+        case .popSegment: treatment = .popsSegment
+        case .lar, .lsl, .verr, .verw: treatment = .inspectsSelector
+        case .loadFarPointer, .jmpFarIndirect, .callFarIndirect:
+            treatment = row.operation == .loadFarPointer ? .loadsPointer : .farIndirect
+            // Whether there are 64-bit offsets differs between processors.
+            (allowsOperandPrefix, allowsWide) = (false, false)
+            memoryBytes = 6
+        case .retFar, .retFarImmediate, .iret:
+            treatment = row.operation == .iret ? .interruptReturn : .farReturn
+            allowsOperandPrefix = false
+        case .int:
+            treatment = .interrupt
+            alwaysFaults = true
+        case .int3, .ud, .in, .out, .ins, .outs, .cli, .sti, .monitor: alwaysFaults = true
+        default: break
         }
     }
 

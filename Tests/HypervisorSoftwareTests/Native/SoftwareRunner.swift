@@ -44,6 +44,7 @@ final class SoftwareRunner {
     private var core: Core
     /// What the registers are put back to before each run.
     private let userCode = Segment(selector: 0x33, limit: .max, attributes: SegmentAttributes(rawValue: 0xa0fb))
+    private let nullData = Segment(selector: 0, limit: 0, attributes: .unusable)
     private let userData = Segment(selector: 0x2b, limit: .max, attributes: SegmentAttributes(rawValue: 0xc0f3))
 
     init() throws {
@@ -57,8 +58,9 @@ final class SoftwareRunner {
         core.cr3 = Place.rootTable
         core.cr4 = ControlRegister4.physicalAddressExtension | ControlRegister4.fxsave | ControlRegister4.simdExceptions
         core.msr.efer = ExtendedFeatures.longModeEnable | ExtendedFeatures.longModeActive
-        core.gdt = DescriptorTableState(base: Self.supervisor + Place.descriptorTable, limit: 0xff)
+        core.gdt = DescriptorTableState(base: Self.supervisor + Place.descriptorTable, limit: 0x7f)
         core.idt = DescriptorTableState(base: Self.supervisor + Place.interruptTable, limit: 0x1ff)
+        core.ldt = nullData
         core.task = Segment(selector: 0x40, limit: 0x67, attributes: SegmentAttributes(rawValue: 0x8b))
         core.taskBase = Self.supervisor + Place.task
     }
@@ -80,15 +82,23 @@ final class SoftwareRunner {
         }
         let codePage = (ProcessorState.codeStart - ProcessorState.windowStart) >> 12
         try put(Place.code | 0x67, at: Place.pageTable + codePage * 8)
-        // 64-bit kernel code at selector 8.
-        try put(0x00af_9b00_0000_ffff, at: Place.descriptorTable + 8)
+        // The selectors that Linux has: kernel code of 32 and 64 bits, kernel data, the same for user code.
+        let descriptors: [UInt64] = [
+            0x00cf_9b00_0000_ffff, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_fb00_0000_ffff,
+            0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff,
+        ]
+        for (number, descriptor) in descriptors.enumerated() {
+            try put(descriptor, at: Place.descriptorTable + UInt64(number + 1) * 8)
+        }
         try put(Self.supervisor + Place.stackTop, at: Place.task + 4)
         // No I/O permission bitmap.
         try put(0xffff << 48, at: Place.task + 0x60)
         for vector in UInt64(0)..<32 {
             let handler = Self.supervisor + Place.handlers + vector * 16
             let gate = Place.interruptTable + vector * 16
-            try put(handler & 0xffff | 8 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48, at: gate)
+            // User code may raise #BP and #OF.
+            let gateType: UInt64 = vector == 3 || vector == 4 ? 0xee00 : 0x8e00
+            try put(handler & 0xffff | 0x10 << 16 | gateType << 32 | (handler >> 16 & 0xffff) << 48, at: gate)
             try put(handler >> 32, at: gate + 8)
             try put(0xf4, at: Place.handlers + vector * 16)  // HLT
         }
@@ -126,6 +136,7 @@ final class SoftwareRunner {
         core.rflags = state.flags
         core.rip = ProcessorState.codeStart
         core.privilege = 3
+        for index in 0..<6 { core.segments[index] = nullData }
         core.segments[Int(SegmentIndex.cs)] = userCode
         core.segments[Int(SegmentIndex.ss)] = userData
         core.activity = .running

@@ -81,6 +81,7 @@ __asm__(
     // A fault comes back here from the signal handler, which has saved the registers.
     ".hidden native_leave\n.globl native_leave\n.type native_leave, @function\n"
     "native_leave:\n"
+    "  xorl %eax, %eax\n  movl %eax, %ds\n  movl %eax, %es\n  movl %eax, %gs\n"
     "  cld\n"
     "  pushq $0x202\n"
     "  popfq\n"

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Repeated string instructions that are interrupted. Intel SDM volume 2, REP.
+
+import Hypervisor
+import Testing
+
+@testable import HypervisorSoftware
+
+struct RepeatedStringTests {
+    private let bits = SupervisorMachine.present | SupervisorMachine.writable
+
+    @Test(arguments: [[0xf3, 0xaa], [0xf3, 0xa6], [0xf3, 0xac], [0xf2, 0xae]] as [[UInt8]])
+    func `a count of 2^63 comes back after a slice with the registers advanced`(code: [UInt8]) throws {
+        let machine = try SupervisorMachine()
+        // The address wraps within 64 KiB of 32-bit addresses that are all mapped to one frame: it never faults.
+        for page in 0..<512 { try machine.map(page, to: 0, bits) }
+        try machine.write(code + [0xf4])
+        machine.core.general[0] = 0x55  // unlike memory for SCAS
+        machine.core.general[1] = 1 << 63
+        machine.core.general[6] = SupervisorMachine.playground
+        machine.core.general[7] = SupervisorMachine.playground + 0x1000
+        if code[1] == 0xaa { machine.core.general[0] = 0 }
+        machine.start()
+        #expect(machine.core.run(slice: 100) == .yielded)
+        #expect(machine.core.rip == SupervisorMachine.code)
+        let done = (1 << 63) - machine.core.general[1]
+        #expect(done > 0 && done < 1 << 20)
+        let register = code[1] == 0xac ? 6 : 7
+        let start = SupervisorMachine.playground + (register == 7 ? 0x1000 : 0)
+        #expect(machine.core.general[register] == start + done)
+    }
+
+    @Test func `a long MOVS goes on where it was interrupted and copies all`() throws {
+        let machine = try SupervisorMachine()
+        let count: UInt64 = 0x40000
+        for offset in 0..<count / 8 {
+            try machine.put(offset &* 0x9e37_79b9_7f4a_7c15, at: SupervisorMachine.data + offset * 8)
+        }
+        try machine.write([0xf3, 0xa4, 0xf4])
+        machine.core.general[1] = count
+        machine.core.general[6] = SupervisorMachine.data
+        machine.core.general[7] = SupervisorMachine.data + count
+        machine.start()
+        var slices = 0
+        while machine.core.run(slice: 100) == .yielded { slices += 1 }
+        #expect(slices > 5)
+        #expect(machine.core.general[1] == 0)
+        #expect(machine.core.general[6] == SupervisorMachine.data + count)
+        #expect(machine.core.general[7] == SupervisorMachine.data + 2 * count)
+        for offset in stride(from: 0, to: count, by: 8) {
+            let expected = try machine.get(SupervisorMachine.data + offset)
+            #expect(try machine.get(SupervisorMachine.data + count + offset) == expected)
+        }
+    }
+
+    @Test(arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5], [0xf3, 0xaa], [0xf3, 0x66, 0xab]] as [[UInt8]])
+    func `a page fault in the middle leaves the registers at the faulting element`(code: [UInt8]) throws {
+        let machine = try SupervisorMachine()
+        let size: UInt64 = code == [0xf3, 0x48, 0xa5] ? 8 : code.count == 3 ? 2 : 1
+        try machine.map(0, to: 0, bits)
+        try machine.map(1, to: 1, 0)
+        try machine.write(code + [0xf4])
+        let start = SupervisorMachine.playground + 0x1000 - 5 * size
+        machine.core.general[1] = 12
+        machine.core.general[6] = SupervisorMachine.data + 0x8000
+        machine.core.general[7] = start
+        machine.start()
+        #expect(machine.runToHalt() == Caught(vector: 14, errorCode: 2, rip: SupervisorMachine.code))
+        #expect(machine.core.cr2 == SupervisorMachine.playground + 0x1000)
+        #expect(machine.core.general[1] == 7)
+        #expect(machine.core.general[7] == start + 5 * size)
+        if code.contains(0xa4) || code.contains(0xa5) {
+            #expect(machine.core.general[6] == SupervisorMachine.data + 0x8000 + 5 * size)
+        }
+        // And with the page there it goes on to the end.
+        try machine.map(1, to: 1, bits)
+        let count = machine.core.general[1]
+        machine.start()
+        machine.core.general[1] = count
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[7] == start + 12 * size)
+    }
+}
