@@ -12,6 +12,8 @@
 
 #define ROM_BASE            0xffff0000
 #define HANDOVER            0xff00
+#define RESET_PORT          0xcf9
+#define RESET_PROCESSOR_AND_SYSTEM 0x06
 #define PAGE_TABLES         0x9000
 #define PAGE_TABLE_BYTES    0x6000
 
@@ -116,7 +118,18 @@ gdt_register:
     .long   ROM_BASE + gdt - rom
 
     .org    0xff00
-    .fill   0xf0, 1, 0
+    .fill   0xe0, 1, 0
+
+    // What the VMM copies to the end of the first MiB, where software jumps in real mode to restart the machine: the
+    // reset register that the FADT names resets all of it, and then the reset vector runs.
+    .org    0xffe0
+    .code16
+restart:
+    movw    $RESET_PORT, %dx
+    movb    $RESET_PROCESSOR_AND_SYSTEM, %al
+    outb    %al, %dx
+1:  hlt
+    jmp     1b
 
     // The reset vector.
     .org    0xfff0

@@ -44,7 +44,8 @@ public struct BootImage {
         do throws(GuestMemoryError) { try Self.loadROM(into: memory) } catch { throw .memory(error) }
         try place(image, in: target)
         let initramfsStart = try placeInitramfs(image, in: target)
-        try target.writeZeroPage(image, initramfs: initramfsStart, count: initramfs.count, rsdp: rsdp, reserved: reserved)
+        try target.writeZeroPage(
+            image, initramfs: initramfsStart, count: initramfs.count, rsdp: rsdp, reserved: reserved)
         let line = Array(commandLine.utf8)
         guard line.count <= image.commandLineLimit else {
             throw .commandLineTooLong(bytes: line.count, limit: image.commandLineLimit)
@@ -55,12 +56,15 @@ public struct BootImage {
         }
     }
 
-    /// Puts the boot ROM at the end of the first 4 GiB; a restored machine needs no more for a later reboot.
-    public static func loadROM(into memory: GuestMemory) throws(GuestMemoryError) {
+    /// Puts the boot ROM at the end of the first 4 GiB, and what restarts the machine at the end of the first MiB.
+    private static func loadROM(into memory: GuestMemory) throws(GuestMemoryError) {
         // SAFETY: the image has exactly `romSize` bytes.
         let rom = unsafe [UInt8](
             UnsafeRawBufferPointer(start: smolvmm_boot_rom_start(), count: Int(GuestMemory.romSize)))
         try memory.write(rom, at: GuestMemory.romStart)
+        // Software that restarts the machine as a BIOS would jumps here: RAM with the ROM's entry for that.
+        let restart = rom[BootLayout.restartEntry..<BootLayout.restartEntry + 16]
+        try memory.write(Array(restart), at: GuestPhysicalAddress(BootLayout.legacyResetVector))
     }
 
     private func place(_ image: KernelImage, in target: BootTarget) throws(BootError) {

@@ -9,6 +9,10 @@ enum BootLayout {
     static let zeroPage: UInt64 = 0x7000
     static let stack: UInt64 = 0x8ff0
     static let commandLine: UInt64 = 0x2_0000
+    /// Where software expects the reset vector in real mode, in the firmware's part of the first MiB.
+    static let legacyResetVector: UInt64 = 0xf_fff0
+    /// Offset in the ROM of the 16 bytes that belong there.
+    static let restartEntry = 0xffe0
     static let handOver = GuestMemory.romStart.rawValue + 0xff00
     /// Conventional memory ends here; the rest of the first MiB belongs to firmware tables.
     static let conventionalEnd: UInt64 = 0x9_fc00

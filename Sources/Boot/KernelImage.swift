@@ -59,7 +59,9 @@ struct KernelImage {
     private init(
         elf: [UInt8], setupHeader: [UInt8], commandLineLimit: Int, initramfsLimit: UInt64
     ) throws(BootError) {
-        guard elf.count >= 64 else { throw .truncated(what: "its ELF header", needed: 64, available: UInt64(elf.count)) }
+        guard elf.count >= 64 else {
+            throw .truncated(what: "its ELF header", needed: 64, available: UInt64(elf.count))
+        }
         let file = LittleEndian(elf)
         guard file[0, 4] == 0x464c_457f, elf[4] == 2, elf[5] == 1, file[18, 2] == 62 else { throw .not64Bit }
         let tableOffset = file[32, 8]

@@ -13,7 +13,9 @@ enum Payload {
 
     static func unpack(_ payload: ArraySlice<UInt8>) throws(BootError) -> [UInt8] {
         let bytes = Array(payload)
-        guard bytes.count > 12 else { throw .truncated(what: "its payload", needed: 12, available: UInt64(bytes.count)) }
+        guard bytes.count > 12 else {
+            throw .truncated(what: "its payload", needed: 12, available: UInt64(bytes.count))
+        }
         let magic = LittleEndian(bytes)[0, 4]
         let size = LittleEndian(bytes)[bytes.count - 4, 4]
         guard size <= largest else {
@@ -82,7 +84,8 @@ enum Payload {
         let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
             unsafe input.withUnsafeBufferPointer { input in
                 // SAFETY: both sizes are those of the buffers; the last four bytes are the size, not zstd's.
-                let written = unsafe ZSTD_decompress(output.baseAddress, output.count, input.baseAddress, input.count - 4)
+                let written = unsafe ZSTD_decompress(
+                    output.baseAddress, output.count, input.baseAddress, input.count - 4)
                 if ZSTD_isError(written) != 0 {
                     failure = unsafe String(cString: ZSTD_getErrorName(written))
                 } else {

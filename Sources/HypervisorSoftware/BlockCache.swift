@@ -141,14 +141,18 @@ struct BlockHeader {
 
     /// Room for a block of `longestBlock` slots, after emptying the arena if it is full. No block may be running.
     mutating func reserve(_ physical: PhysicalMemory) -> UInt32 {
-        if used + Self.longestBlock > Self.capacity {
-            used = Self.firstFree
-            evictions += 1
-            unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
-            physical.forgetCode()
-            forgetRecent()
-        }
+        if used + Self.longestBlock > Self.capacity { empty(physical) }
         return UInt32(used)
+    }
+
+    /// Forgets every block. None may be running.
+    mutating func empty(_ physical: PhysicalMemory) {
+        used = Self.firstFree
+        evictions += 1
+        // SAFETY: it has as many elements.
+        unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
+        physical.forgetCode()
+        forgetRecent()
     }
 
     /// Makes the block that was built at `slot` findable.

@@ -71,6 +71,8 @@ extension Core {
         privilege = Self.privilege(state)
         updateMode()
         flushTranslations()
+        // Whoever sets the state may have changed memory, too.
+        blocks.empty(physical)
     }
 
     /// CPL is the privilege of SS; 3 in virtual-8086 mode, 0 in real mode.

@@ -51,7 +51,8 @@ extension Machine {
         var platformStates: [String: any Codable & Sendable] = [:]
         for name in left.sorted() {
             guard let type = platform.stateType(of: name) else {
-                throw .state("the bundle has state of a layer '\(name)' that this smolvmm does not know: update smolvmm")
+                throw .state(
+                    "the bundle has state of a layer '\(name)' that this smolvmm does not know: update smolvmm")
             }
             platformStates[name] = try read(name, as: type)
         }

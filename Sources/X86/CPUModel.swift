@@ -37,7 +37,8 @@ public enum CPUModel: String, Codable, CaseIterable, Sendable {
                 eax: Self.signature, ebx: apicID << 24 | processors << 16 | 8 << 8, ecx: Self.featuresECX,
                 edx: Self.featuresEDX)
         case 6: return CPUIDResult(eax: 1 << 2)  // ARAT: the APIC timer never stops
-        case 7: return subleaf == 0 ? CPUIDResult(ebx: 1 << 7 | 1 << 9 | 1 << 20, ecx: 1 << 2, edx: 1 << 4) : CPUIDResult()
+        case 7:
+            return subleaf == 0 ? CPUIDResult(ebx: 1 << 7 | 1 << 9 | 1 << 20, ecx: 1 << 2, edx: 1 << 4) : CPUIDResult()
         case 0x4000_0000: return CPUIDResult(eax: 0x4000_0010, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d)
         // KVM features: CLOCKSOURCE2, no I/O delay, stable clock.
         case 0x4000_0001: return CPUIDResult(eax: 1 << 1 | 1 << 3 | 1 << 24)

@@ -58,7 +58,9 @@ struct BootCommand: ParsableCommand {
             valueName: "text"))
     var cmdline = ""
 
-    @Option(help: ArgumentHelp("The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
+    @Option(
+        help: ArgumentHelp(
+            "The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
     var cpu = "x86-64-v2"
 
     @Option(help: ArgumentHelp("What runs the guest: auto or software, the CPU of smolvmm's own.", valueName: "name"))
@@ -87,7 +89,8 @@ struct BootCommand: ParsableCommand {
             throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModel.known.joined(separator: ", "))")
         }
         guard fullCommandLine.utf8.count < 2048, !cmdline.utf8.contains(0) else {
-            throw ValidationError("--cmdline makes a command line of \(fullCommandLine.utf8.count) bytes: Linux takes 2047")
+            throw ValidationError(
+                "--cmdline makes a command line of \(fullCommandLine.utf8.count) bytes: Linux takes 2047")
         }
         if let snapshotWhen {
             guard !snapshotWhen.isEmpty else { throw ValidationError("--snapshot-when needs a text") }

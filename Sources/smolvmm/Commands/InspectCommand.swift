@@ -87,12 +87,15 @@ struct InspectCommand: ParsableCommand {
         for member in manifest.members {
             members.add(member.name, "\(member.size)", member.sha256 ?? "each chunk has its own")
         }
-        return "\(file)\n\(facts.text)\nmachine\n\(configuration.text)\nmemory\n\(stored.text)\nmembers\n\(members.text)"
+        return
+            "\(file)\n\(facts.text)\nmachine\n\(configuration.text)\nmemory\n\(stored.text)\nmembers\n\(members.text)"
     }
 
     /// Text from a file that may be hostile: nothing in it may steer the terminal.
     static func printable(_ text: String) -> String {
-        String(String.UnicodeScalarView(text.unicodeScalars.map { $0.value < 0x20 || (0x7f...0x9f).contains($0.value) ? "?" : $0 }))
+        String(
+            String.UnicodeScalarView(
+                text.unicodeScalars.map { $0.value < 0x20 || (0x7f...0x9f).contains($0.value) ? "?" : $0 }))
     }
 }
 

@@ -64,7 +64,7 @@ final class ConsolePump: Sendable {
     private func run() {
         var output: ArraySlice<UInt8> = []
         var escapes = EscapeFilter()
-        var inputIsOpen = tcgetpgrpAllowsReading()
+        var inputIsOpen = Terminal.mayRead
         var outputIsOpen = true
         while true {
             if output.isEmpty {
@@ -91,9 +91,6 @@ final class ConsolePump: Sendable {
             if waiting[3].revents != 0 { outputIsOpen = write(&output) && outputIsOpen }
         }
     }
-
-    /// A process in the background of its terminal must not read from it: it would be stopped.
-    private func tcgetpgrpAllowsReading() -> Bool { isatty(STDIN_FILENO) == 0 || terminal != nil }
 
     /// False at the end of input.
     private func readInput(_ escapes: inout EscapeFilter) -> Bool {
@@ -128,7 +125,9 @@ final class ConsolePump: Sendable {
             return true
         }
         if errno == EAGAIN || errno == EINTR { return true }
-        tell("nobody reads the console any more (\(errorText(errno))); the machine goes on: 'smolvmm stop \(name)' ends it")
+        tell(
+            "nobody reads the console any more (\(errorText(errno))); the machine goes on: 'smolvmm stop \(name)' ends it"
+        )
         output = []
         return false
     }

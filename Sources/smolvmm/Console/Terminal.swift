@@ -16,7 +16,7 @@ nonisolated(unsafe) private var savedSettings = termios()
 final class Terminal: Sendable {
     /// Nil when standard input is no terminal, or one on which this process is in the background.
     init?() {
-        guard isatty(STDIN_FILENO) == 1, tcgetpgrp(STDIN_FILENO) == getpgrp() else { return nil }
+        guard isatty(STDIN_FILENO) == 1, Self.mayRead else { return nil }
         // SAFETY: `savedSettings` lives as long as the process; nobody else touches it now.
         guard unsafe tcgetattr(STDIN_FILENO, &savedSettings) == 0 else { return nil }
         enter()
@@ -28,6 +28,13 @@ final class Terminal: Sendable {
                 raise(number)
             }
         }
+    }
+
+    /// False for a process in the background of its terminal, which reading would stop. A terminal that controls no
+    /// session knows no background.
+    static var mayRead: Bool {
+        let foreground = tcgetpgrp(STDIN_FILENO)
+        return foreground == -1 || foreground == getpgrp()
     }
 
     /// Raw mode. Output processing stays on: it does no harm to the guest's, and our own messages need it.

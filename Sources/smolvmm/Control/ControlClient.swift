@@ -48,7 +48,9 @@ struct ControlClient {
             case .end: return nil
             case .timeout: throw CommandError("machine \(name) does not answer: is its process stopped?")
             }
-            guard !reader.isOverlong else { throw CommandError("machine \(name) sent something that was not understood") }
+            guard !reader.isOverlong else {
+                throw CommandError("machine \(name) sent something that was not understood")
+            }
         }
     }
 }

@@ -72,7 +72,9 @@ final class UnixSocket: Sendable {
         let connection = try make()
         let result = try unsafe withAddress(path) { address, size in
             var result: Int32
-            repeat { result = unsafe systemConnect(connection.descriptor, address, size) } while result != 0
+            repeat {
+                result = unsafe systemConnect(connection.descriptor, address, size)
+            } while result != 0
                 && errno == EINTR
             return result
         }
