@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoded blocks: runs of instructions of one page, found by physical address and by where they last ran.
 
+import GuestMemory
+
 /// A block's first slot in the arena: the same size as an instruction.
 struct BlockHeader {
     /// Physical address of the first byte.
@@ -16,17 +18,57 @@ struct BlockHeader {
     var isValid: Bool
 }
 
-/// The arena of decoded instructions with its two indices. A slot number of 0 means none.
+/// Decoded code of a machine, and where it came from: what its processors have in common. They take turns on one thread.
+@safe final class SharedCode {
+    let physical: PhysicalMemory
+    /// Keeps guest RAM mapped while there are pointers into it.
+    private let memory: GuestMemory
+    fileprivate let arena: UnsafeMutableRawPointer
+    fileprivate let hashHeads: UnsafeMutablePointer<UInt32>
+    fileprivate var used = BlockCache.firstFree
+    /// Blocks decoded since power-on.
+    fileprivate(set) var decoded = 0
+    /// How often the arena was emptied.
+    fileprivate(set) var evictions = 0
+    /// The soft TLBs of all processors.
+    private var translations: [TranslationBuffer] = []
+
+    init(_ memory: GuestMemory) {
+        self.memory = memory
+        physical = PhysicalMemory(memory)
+        let slotSize = MemoryLayout<DecodedInstruction>.stride
+        assert(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
+        unsafe arena = .allocate(byteCount: BlockCache.capacity * slotSize, alignment: 64)
+        unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
+        // SAFETY: it has as many elements as initialised here.
+        unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
+    }
+
+    deinit {
+        physical.deallocate()
+        unsafe arena.deallocate()
+        unsafe hashHeads.deallocate()
+    }
+
+    func add(_ buffer: TranslationBuffer) { translations.append(buffer) }
+
+    /// Sends every processor's writes to the physical page `frame` the slow way from now on.
+    func protect(frame: UInt64) {
+        for buffer in translations { buffer.protect(frame: frame) }
+    }
+}
+
+/// The arena of decoded instructions with its two indices, as one processor sees it. A slot number of 0 means none.
 @safe struct BlockCache {
     /// Slots of 32 bytes; the memory is touched only as it is used.
-    static let capacity = 1 << 20
+    fileprivate static let capacity = 1 << 20
     /// Most slots that one block takes: header, instructions and the closing slot.
     static let longestBlock = 66
-    private static let hashSize = 1 << 15
+    fileprivate static let hashSize = 1 << 15
     private static let recentSize = 1 << 12
     /// Slots before this belong to the block of a single step.
     static let scratch: UInt32 = 1
-    private static let firstFree = 4
+    fileprivate static let firstFree = 4
 
     /// Where a linear address last led.
     private struct Recent {
@@ -36,31 +78,32 @@ struct BlockHeader {
         var context: UInt32
     }
 
+    private let shared: SharedCode
     private let arena: UnsafeMutableRawPointer
     private let hashHeads: UnsafeMutablePointer<UInt32>
     private let recent: UnsafeMutablePointer<Recent>
-    private var used = firstFree
     private var generation: UInt32 = 1
-    /// Blocks decoded since power-on.
-    private(set) var decoded = 0
-    /// How often the arena was full and emptied.
-    private(set) var evictions = 0
+    /// Of the arena, when this processor last looked.
+    private var seenEvictions = 0
 
-    init() {
-        let slotSize = MemoryLayout<DecodedInstruction>.stride
-        assert(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
-        unsafe arena = .allocate(byteCount: Self.capacity * slotSize, alignment: 64)
-        unsafe hashHeads = .allocate(capacity: Self.hashSize)
+    init(_ shared: SharedCode) {
+        self.shared = shared
+        unsafe arena = shared.arena
+        unsafe hashHeads = shared.hashHeads
         unsafe recent = .allocate(capacity: Self.recentSize)
-        // SAFETY: both have as many elements as initialised here.
-        unsafe hashHeads.initialize(repeating: 0, count: Self.hashSize)
+        // SAFETY: it has as many elements as initialised here.
         unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
     }
 
-    func deallocate() {
-        unsafe arena.deallocate()
-        unsafe hashHeads.deallocate()
-        unsafe recent.deallocate()
+    func deallocate() { unsafe recent.deallocate() }
+
+    /// How often the arena was emptied.
+    var evictions: Int { @inline(__always) get { shared.evictions } }
+
+    /// To be called before a time slice: another processor may have emptied the arena.
+    mutating func synchronize() {
+        if seenEvictions != shared.evictions { forgetRecent() }
+        seenEvictions = shared.evictions
     }
 
     /// Instruction slot `slot`, which must be below `capacity`.
@@ -140,37 +183,37 @@ struct BlockHeader {
     }
 
     /// Room for a block of `longestBlock` slots, after emptying the arena if it is full. No block may be running.
-    mutating func reserve(_ physical: PhysicalMemory) -> UInt32 {
-        if used + Self.longestBlock > Self.capacity { empty(physical) }
-        return UInt32(used)
+    mutating func reserve() -> UInt32 {
+        if shared.used + Self.longestBlock > Self.capacity { empty() }
+        return UInt32(shared.used)
     }
 
     /// Forgets every block. None may be running.
-    mutating func empty(_ physical: PhysicalMemory) {
-        used = Self.firstFree
-        evictions += 1
+    mutating func empty() {
+        shared.used = Self.firstFree
+        shared.evictions += 1
         // SAFETY: it has as many elements.
         unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
-        physical.forgetCode()
-        forgetRecent()
+        shared.physical.forgetCode()
+        synchronize()
     }
 
     /// Makes the block that was built at `slot` findable.
-    mutating func commit(_ slot: UInt32, slots: Int, _ memory: PhysicalMemory) {
+    func commit(_ slot: UInt32, slots: Int) {
         let header = unsafe header(slot)
         let physical = unsafe header.pointee.physical
         let bucket = unsafe hash(physical, header.pointee.mode)
         unsafe header.pointee.hashNext = hashHeads[bucket]
         unsafe hashHeads[bucket] = slot
-        unsafe header.pointee.pageNext = memory.blockHead(physical)
-        memory.setBlockHead(physical, slot)
-        used = Int(slot) + slots
-        decoded += 1
+        unsafe header.pointee.pageNext = shared.physical.blockHead(physical)
+        shared.physical.setBlockHead(physical, slot)
+        shared.used = Int(slot) + slots
+        shared.decoded += 1
     }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
-    mutating func invalidatePage(_ page: UInt64, _ memory: PhysicalMemory) {
-        var slot = memory.blockHead(page)
+    func invalidatePage(_ page: UInt64) {
+        var slot = shared.physical.blockHead(page)
         while slot != 0 {
             let header = unsafe header(slot)
             if unsafe header.pointee.isValid {
@@ -184,7 +227,7 @@ struct BlockHeader {
             }
             slot = unsafe header.pointee.pageNext
         }
-        memory.setBlockHead(page, 0)
-        memory.setCodeMask(page, 0)
+        shared.physical.setBlockHead(page, 0)
+        shared.physical.setCodeMask(page, 0)
     }
 }

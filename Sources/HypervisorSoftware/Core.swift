@@ -63,6 +63,7 @@ struct Core: ~Copyable {
     let translations: TranslationBuffer
     let physical: PhysicalMemory
     var blocks: BlockCache
+    let code: SharedCode
 
     var xmm = InlineArray<32, UInt64>(repeating: 0)
     var mxcsr: UInt32 = 0x1f80
@@ -103,7 +104,7 @@ struct Core: ~Copyable {
     let interrupts: any LocalInterruptController
 
     init(
-        index: Int, configuration: SoftwareConfiguration, memory: GuestMemory, bus: Bus, clock: GuestClock,
+        index: Int, configuration: SoftwareConfiguration, code: SharedCode, bus: Bus, clock: GuestClock,
         interrupts: any LocalInterruptController
     ) {
         self.index = index
@@ -112,14 +113,15 @@ struct Core: ~Copyable {
         self.clock = clock
         self.interrupts = interrupts
         translations = TranslationBuffer()
-        physical = PhysicalMemory(memory)
-        blocks = BlockCache()
+        self.code = code
+        physical = code.physical
+        blocks = BlockCache(code)
+        code.add(translations)
         general[Int(RegisterIndex.fourGiB)] = 1 << 32
     }
 
     deinit {
         translations.deallocate()
-        physical.deallocate()
         blocks.deallocate()
     }
 

@@ -29,6 +29,8 @@ extension Core {
         state.msr = msr
         state.activity = activity
         state.interruptShadow = interruptShadow
+        state.nmiPending = pendingNMI
+        state.nmiBlocked = nmiBlocked
         return state
     }
 
@@ -65,14 +67,14 @@ extension Core {
         msr = state.msr
         activity = state.activity
         interruptShadow = state.interruptShadow
-        pendingNMI = false
-        nmiBlocked = false
+        pendingNMI = state.nmiPending
+        nmiBlocked = state.nmiBlocked
         failure = nil
         privilege = Self.privilege(state)
         updateMode()
         flushTranslations()
         // Whoever sets the state may have changed memory, too.
-        blocks.empty(physical)
+        blocks.empty()
     }
 
     /// CPL is the privilege of SS; 3 in virtual-8086 mode, 0 in real mode.

@@ -14,7 +14,7 @@ extension Core {
                 "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
             throw .generalProtection(0)
         }
-        let slot = blocks.reserve(physical)
+        let slot = blocks.reserve()
         var offset = Int(physicalAddress & 4095)
         var count = 0
         var open = true
@@ -42,7 +42,7 @@ extension Core {
             mode: mode, isValid: true)
         // SAFETY: as above.
         unsafe blocks.header(slot).initialize(to: header)
-        blocks.commit(slot, slots: count + 2, physical)
+        blocks.commit(slot, slots: count + 2)
         noteCode(physicalAddress, count: UInt64(offset - start))
         return slot
     }
@@ -66,7 +66,7 @@ extension Core {
         guard physical.isWritable(address) else { return }
         let mask = physical.codeMask(address)
         physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
-        if mask == 0 { translations.protect(frame: address & ~4095) }
+        if mask == 0 { code.protect(frame: address & ~4095) }
     }
 
     /// Decodes one instruction into the scratch slots, fetching from the next page as well if it must.

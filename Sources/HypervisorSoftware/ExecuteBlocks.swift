@@ -214,7 +214,7 @@ extension Core {
     @inline(__always)
     private mutating func enterBlock(single: Bool, linkFrom: inout UInt32) throws(Fault) -> InstructionCursor {
         let linear = linearRIP
-        let evictions = blocks.evictions
+        let evictions = linkFrom == 0 ? 0 : blocks.evictions
         var slot: UInt32
         if single {
             slot = try decodeSingle(linear)

@@ -8,6 +8,7 @@ extension Core {
     /// Runs until about `slice` instructions are done or the processor stops.
     mutating func run(slice: Int) -> VirtualCPUExit {
         budget = slice
+        blocks.synchronize()
         while true {
             if failure != nil { break }
             if activity != .running {

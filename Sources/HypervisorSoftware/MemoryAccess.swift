@@ -200,7 +200,7 @@ extension Core {
     private mutating func noteWrite(_ address: UInt64, _ count: UInt64) {
         let mask = physical.codeMask(address)
         if mask != 0, mask & PhysicalMemory.granules(offset: address & 4095, count: count) != 0 {
-            blocks.invalidatePage(address & ~4095, physical)
+            blocks.invalidatePage(address & ~4095)
         }
     }
 

@@ -21,13 +21,13 @@ struct SoftwareConfiguration {
 
 /// A machine whose processors run in software.
 public final class SoftwareVirtualMachine: VirtualMachine {
-    private let memory: GuestMemory
+    private let code: SharedCode
     private let bus: Bus
     private let clock: GuestClock
     private let configuration: SoftwareConfiguration
 
     public init(memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int) {
-        self.memory = memory
+        code = SharedCode(memory)
         self.bus = bus
         self.clock = clock
         configuration = SoftwareConfiguration(model: model, processors: processors)
@@ -35,7 +35,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 
     public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {
         SoftwareVirtualCPU(
-            index: index, configuration: configuration, memory: memory, bus: bus, clock: clock, interrupts: interrupts)
+            index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
     }
 }
 
@@ -47,16 +47,13 @@ public final class SoftwareVirtualCPU: VirtualCPU {
     private static let slice = 20_000
 
     var core: Core
-    /// Keeps guest RAM mapped while the core has pointers into it.
-    private let memory: GuestMemory
 
     init(
-        index: Int, configuration: SoftwareConfiguration, memory: GuestMemory, bus: Bus, clock: GuestClock,
+        index: Int, configuration: SoftwareConfiguration, code: SharedCode, bus: Bus, clock: GuestClock,
         interrupts: any LocalInterruptController
     ) {
-        self.memory = memory
         core = Core(
-            index: index, configuration: configuration, memory: memory, bus: bus, clock: clock, interrupts: interrupts)
+            index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
         do throws(SnapshotError) { try core.restoreState(.reset) } catch { core.failure = error.description }
         if index > 0 { core.activity = .waitingForStartup }
     }
@@ -75,5 +72,5 @@ public final class SoftwareVirtualCPU: VirtualCPU {
     public func raiseNMI() { core.pendingNMI = true }
 
     /// Instructions executed since the machine was made, and blocks decoded.
-    public var statistics: (instructions: UInt64, blocks: Int) { (core.executed, core.blocks.decoded) }
+    public var statistics: (instructions: UInt64, blocks: Int) { (core.executed, core.code.decoded) }
 }

@@ -102,6 +102,10 @@ public struct CPUState: Codable, Equatable, Sendable {
     public var activity: ActivityState
     /// After STI or MOV SS: interrupts wait for one more instruction.
     public var interruptShadow: Bool
+    /// A non-maskable interrupt waits for delivery.
+    public var nmiPending = false
+    /// Between the delivery of a non-maskable interrupt and the next IRET.
+    public var nmiBlocked = false
 
     /// The state after power-on or RESET#. SDM volume 3, table 10-1.
     public static var reset: CPUState {

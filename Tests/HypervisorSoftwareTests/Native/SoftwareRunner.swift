@@ -51,7 +51,7 @@ final class SoftwareRunner {
         memory = try GuestMemory(size: 2 << 20)
         let configuration = SoftwareConfiguration(model: .x86_64_v2, processors: 1)
         core = Core(
-            index: 0, configuration: configuration, memory: memory, bus: bus, clock: GuestClock(),
+            index: 0, configuration: configuration, code: SharedCode(memory), bus: bus, clock: GuestClock(),
             interrupts: NoInterrupts())
         try writeTables()
         core.cr0 = 0x8001_0033

@@ -59,9 +59,8 @@ final class SupervisorMachine {
     init() throws {
         memory = try GuestMemory(size: 2 << 20)
         core = Core(
-            index: 0, configuration: SoftwareConfiguration(model: .x86_64_v2, processors: 1), memory: memory,
-            bus: Bus(),
-            clock: GuestClock(), interrupts: NoInterrupts())
+            index: 0, configuration: SoftwareConfiguration(model: .x86_64_v2, processors: 1),
+            code: SharedCode(memory), bus: Bus(), clock: GuestClock(), interrupts: NoInterrupts())
         try put(Place.directoryPointers | 7, at: Place.rootTable)
         try put(Place.directory | 7, at: Place.directoryPointers)
         try put(0xe3, at: Place.directory)  // the first 2 MiB, supervisor
