@@ -6,10 +6,12 @@ import Testing
 @testable import smolvmm
 
 struct ArgumentTests {
-    @Test(arguments: [
-        ("256M", UInt64(256) << 20), ("1G", 1 << 30), ("512k", 512 << 10), ("1.5GiB", 3 << 29), ("2T", 2 << 40),
-        ("0.25g", 1 << 28), ("64MB", 64 << 20), ("1024mib", 1 << 30),
-    ])
+    private static let sizes: [(String, UInt64)] = [
+        ("256M", 0x1000_0000), ("1G", 0x4000_0000), ("512k", 0x8_0000), ("1.5GiB", 0x6000_0000),
+        ("2T", 0x200_0000_0000), ("0.25g", 0x1000_0000), ("64MB", 0x400_0000), ("1024mib", 0x4000_0000),
+    ]
+
+    @Test(arguments: sizes)
     func `sizes are powers of 1024`(_ text: String, _ bytes: UInt64) {
         #expect(ByteSize(argument: text)?.bytes == bytes)
     }
@@ -21,10 +23,12 @@ struct ArgumentTests {
         #expect(ByteSize(argument: text) == nil)
     }
 
-    @Test(arguments: [
-        (UInt64(0), "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1024, "1 KiB"), (256 << 20, "256 MiB"),
-        (25_270_681, "24.1 MiB"), (3 << 29, "1.5 GiB"), (.max, "16777216 TiB"),
-    ])
+    private static let shownSizes: [(UInt64, String)] = [
+        (0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1024, "1 KiB"), (0x1000_0000, "256 MiB"),
+        (25_270_681, "24.1 MiB"), (0x6000_0000, "1.5 GiB"), (.max, "16777216 TiB"),
+    ]
+
+    @Test(arguments: shownSizes)
     func `sizes are shown for people`(_ bytes: UInt64, _ text: String) {
         #expect(ByteSize(bytes: bytes).description == text)
     }

@@ -57,9 +57,9 @@ struct CommandLineTests {
         ["boot", "k", "i", "--cmdline", String(repeating: "x", count: 2048)],
     ])
     func `wrong usage ends with status 64 and shows the usage`(_ words: [String]) throws {
-        let refusal = try #require(refusal(words))
-        #expect(refusal.status == 64)
-        #expect(refusal.message.contains("Usage: smolvmm"))
+        let told = try #require(refusal(words))
+        #expect(told.status == 64)
+        #expect(told.message.contains("Usage: smolvmm"))
     }
 
     @Test(arguments: ["now", "keep"])

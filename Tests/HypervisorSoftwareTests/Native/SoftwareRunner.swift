@@ -106,7 +106,7 @@ final class SoftwareRunner {
 
     /// Runs `code` from `state`. The code is followed by HLT, whose #GP tells that it came to its end.
     func run(_ code: [UInt8], _ state: inout ProcessorState) throws -> Outcome {
-        core.blocks.invalidatePage(Place.code, core.physical)
+        core.blocks.invalidatePage(Place.code)
         try memory.write(code + [0xf4], at: GuestPhysicalAddress(Place.code))
         try memory.write(state.window, at: GuestPhysicalAddress(Place.window))
         enter(state)
