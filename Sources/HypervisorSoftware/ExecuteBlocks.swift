@@ -204,6 +204,7 @@ extension Core {
                 }
             } catch {
                 rip = general[Int(RegisterIndex.pageBase)] &+ i.pageOffset
+                if error.isNonCanonical, i.instruction.accessesStack { throw .stackFault(0) }
                 throw error
             }
             if budget < 0 || single { return }

@@ -80,10 +80,13 @@ struct CommandLineTests {
 
     @Test(arguments: ["boot", "snapshot", "restore", "list", "pause", "resume", "stop", "inspect", "verify"])
     func `every command has help that begins with what it does`(_ word: String) throws {
-        let help = try #require(refusal([word, "--help"]))
-        #expect(help.status == 0)
-        #expect(help.message.hasPrefix("OVERVIEW: "))
-        #expect(help.message.contains("USAGE: smolvmm \(word)"))
+        var command = try Smolvmm.parseAsRoot([word, "--help"])
+        let shown = #expect(throws: (any Error).self) { try command.run() }
+        let help = try #require(shown)
+        #expect(Smolvmm.exitCode(for: help).isSuccess)
+        let message = Smolvmm.fullMessage(for: help)
+        #expect(message.hasPrefix("OVERVIEW: "))
+        #expect(message.contains("USAGE: smolvmm \(word)"))
     }
 
     @Test func `the root's help lists exit statuses`() {

@@ -109,7 +109,7 @@ extension Core {
     @inline(__always)
     mutating func pushWord(_ value: UInt64) throws(Fault) {
         let pointer = word(RegisterIndex.rsp, UInt64.self) &- 8
-        do throws(Fault) { try store(value, at: pointer) } catch { throw onStack(error) }
+        try store(value, at: pointer)
         assign(RegisterIndex.rsp, pointer)
     }
 
@@ -117,8 +117,7 @@ extension Core {
     @inline(__always)
     mutating func popWord() throws(Fault) -> UInt64 {
         let pointer = word(RegisterIndex.rsp, UInt64.self)
-        let value: UInt64
-        do throws(Fault) { value = try load(UInt64.self, at: pointer) } catch { throw onStack(error) }
+        let value = try load(UInt64.self, at: pointer)
         assign(RegisterIndex.rsp, pointer &+ 8)
         return value
     }
