@@ -22,7 +22,8 @@ struct TextMatcherTests {
         ("longer than the stream", "short", []),
         ("größe", "die größe", [11]),
     ])
-    func `finds a text wherever it ends, also when it overlaps itself`(_ text: String, _ stream: String, _ found: [Int]) {
+    func `finds a text wherever it ends, also when it overlaps itself`(_ text: String, _ stream: String, _ found: [Int])
+    {
         #expect(ends(of: text, in: stream) == found)
     }
 
