@@ -46,6 +46,9 @@ struct SegmentAttributes: OptionSet {
 }
 
 /// The processor. Methods are spread over this folder by subject; none allocates while instructions run.
+///
+/// Methods that only read are mutating, too: of a structure that is borrowed the compiler makes copies, and this one has
+/// more than a kibibyte.
 struct Core: ~Copyable {
     /// The sixteen registers, then the pseudo registers of `RegisterIndex`.
     var general = InlineArray<32, UInt64>(repeating: 0)
@@ -142,7 +145,7 @@ struct Core: ~Copyable {
 
     /// All of RFLAGS. Setting it does not look at privileges.
     var rflags: UInt64 {
-        get { systemFlags | flags.bits }
+        mutating get { systemFlags | flags.bits }
         set {
             flags.bits = newValue
             systemFlags = newValue & ~Flags.status.rawValue & 0x3f_7fd7 | 2
@@ -155,7 +158,7 @@ struct Core: ~Copyable {
         set { x87[mmx: n] = newValue }
     }
 
-    func has(_ flag: Flags) -> Bool { systemFlags & flag.rawValue != 0 }
+    mutating func has(_ flag: Flags) -> Bool { systemFlags & flag.rawValue != 0 }
 
     /// The status flags, all at once.
     mutating func setFlags(cf: Bool, pf: Bool, af: Bool, zf: Bool, sf: Bool, of: Bool) {
@@ -169,10 +172,10 @@ struct Core: ~Copyable {
         flags.bits = value.rawValue
     }
 
-    var isProtected: Bool { cr0 & ControlRegister0.protection != 0 }
+    var isProtected: Bool { mutating get { cr0 & ControlRegister0.protection != 0 } }
     /// EFER.LMA.
-    var isLongMode: Bool { msr.efer & ExtendedFeatures.longModeActive != 0 }
-    var isVirtual8086: Bool { has(.virtual8086) }
+    var isLongMode: Bool { mutating get { msr.efer & ExtendedFeatures.longModeActive != 0 } }
+    var isVirtual8086: Bool { mutating get { has(.virtual8086) } }
 
     /// Brings `mode`, `accessSet` and the bases that long mode ignores up to date after CS, CPL, AC or EFER changed.
     mutating func updateMode() {

@@ -8,7 +8,7 @@ extension Core {
     private static let layer = "vcpu"
 
     /// Everything the guest can observe of this processor.
-    func saveState() -> CPUState {
+    mutating func saveState() -> CPUState {
         var state = CPUState.reset
         for n in 0..<16 { state.general[n] = general[n] }
         state.rip = rip
@@ -34,7 +34,7 @@ extension Core {
         return state
     }
 
-    private func segmentState(_ segment: Segment, base: UInt64) -> SegmentState {
+    private mutating func segmentState(_ segment: Segment, base: UInt64) -> SegmentState {
         SegmentState(
             selector: segment.selector, base: base, limit: segment.limit, attributes: segment.attributes.rawValue)
     }

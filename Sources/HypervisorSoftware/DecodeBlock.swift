@@ -48,7 +48,7 @@ extension Core {
     }
 
     /// The closing slot, and for each conditional jump the number of instructions after it.
-    private func finish(_ slot: UInt32, count: Int, next: Int) {
+    private mutating func finish(_ slot: UInt32, count: Int, next: Int) {
         var end = DecodedInstruction(handler: .endOfBlock)
         end.pageOffset = UInt16(truncatingIfNeeded: next)
         // SAFETY: the block has `count` instructions and room for the closing slot.
@@ -62,7 +62,7 @@ extension Core {
     }
 
     /// From now on writes to these bytes are seen.
-    private func noteCode(_ address: UInt64, count: UInt64) {
+    private mutating func noteCode(_ address: UInt64, count: UInt64) {
         guard physical.isWritable(address) else { return }
         let mask = physical.codeMask(address)
         physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))

@@ -72,7 +72,9 @@ extension Core {
 
     /// The linear address of the next instruction.
     var linearRIP: UInt64 {
-        mode == .bits64 ? rip : (segmentBase[Int(SegmentIndex.cs)] &+ rip) & 0xffff_ffff
+        mutating get {
+            mode == .bits64 ? rip : (segmentBase[Int(SegmentIndex.cs)] &+ rip) & 0xffff_ffff
+        }
     }
 
     /// The block at RIP, decoded if it is new.

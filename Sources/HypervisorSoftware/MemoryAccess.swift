@@ -75,7 +75,7 @@ extension Core {
 
     /// Linear addresses wrap at 4 GiB outside 64-bit mode.
     @inline(__always)
-    private func wrapped(_ linear: UInt64) -> UInt64 { mode == .bits64 ? linear : linear & 0xffff_ffff }
+    private mutating func wrapped(_ linear: UInt64) -> UInt64 { mode == .bits64 ? linear : linear & 0xffff_ffff }
 
     @inline(never)
     private mutating func loadSlow(_ linear: UInt64, _ size: Int, _ set: AccessSet) throws(Fault) -> UInt64 {
@@ -147,12 +147,12 @@ extension Core {
     }
 
     /// An access that reaches into the non-canonical addresses faults so whatever its first page would do.
-    private func checkCanonical(_ linear: UInt64, _ size: Int) throws(Fault) {
+    private mutating func checkCanonical(_ linear: UInt64, _ size: Int) throws(Fault) {
         if mode == .bits64, !isCanonical(linear &+ UInt64(size - 1)) { throw .nonCanonical }
     }
 
     /// Puts a translation that was just made for `access` into the TLB.
-    private func enter(
+    private mutating func enter(
         _ linear: UInt64, _ translation: Translation, _ set: AccessSet, host: UnsafeMutableRawPointer, access: Access
     ) {
         if access != .fetch, isWatched(linear) { return }
@@ -204,13 +204,13 @@ extension Core {
         }
     }
 
-    private func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
+    private mutating func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
         guard let width = AccessWidth(rawValue: size) else { return .max }
         return bus.readMemory(GuestPhysicalAddress(address), width: width)
     }
 
     /// ROM and absent memory swallow writes.
-    private func writeDevice(_ address: UInt64, _ value: UInt64, _ size: Int) {
+    private mutating func writeDevice(_ address: UInt64, _ value: UInt64, _ size: Int) {
         guard let width = AccessWidth(rawValue: size) else { return }
         bus.writeMemory(GuestPhysicalAddress(address), value, width: width)
     }

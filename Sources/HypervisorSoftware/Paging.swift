@@ -135,7 +135,7 @@ extension Core {
     }
 
     /// Whether page rights permit the access. SDM volume 3, 4.6.
-    private func allows(
+    private mutating func allows(
         _ access: Access, _ set: AccessSet, writable: Bool, user: Bool, executable: Bool
     ) -> Bool {
         if access == .fetch {
@@ -150,12 +150,12 @@ extension Core {
     /// Whether CPUID offers 1 GiB pages; no named model up to x86-64-v2 does.
     private var hasGigabytePages: Bool { false }
 
-    func isCanonical(_ linear: UInt64) -> Bool {
+    mutating func isCanonical(_ linear: UInt64) -> Bool {
         UInt64(bitPattern: Int64(bitPattern: linear << 16) >> 16) == linear
     }
 
     /// Eight bytes of physical memory, aligned by the caller to 4; all ones where there is none.
-    private func readPhysical(_ address: UInt64) -> UInt64 {
+    private mutating func readPhysical(_ address: UInt64) -> UInt64 {
         guard let host = unsafe physical.pointer(address) else { return .max }
         // SAFETY: `host` is valid to the end of its page; an 8-byte entry is aligned to 8, and the 4-byte format reads
         // at an offset of 4092 only the last 4 bytes.
@@ -164,7 +164,7 @@ extension Core {
     }
 
     /// ORs the low byte of a page-table entry.
-    private func setEntryBits(_ address: UInt64, _ bits: UInt64) {
+    private mutating func setEntryBits(_ address: UInt64, _ bits: UInt64) {
         guard physical.isWritable(address), let host = unsafe physical.pointer(address) else { return }
         // SAFETY: one byte at a valid address.
         let old = unsafe host.load(as: UInt8.self)

@@ -34,6 +34,11 @@ public final class SoftwareVirtualMachine: VirtualMachine {
     }
 
     public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {
+        makeSoftwareCPU(index: index, interrupts: interrupts)
+    }
+
+    /// As `makeVirtualCPU`, with what only this backend tells.
+    public func makeSoftwareCPU(index: Int, interrupts: any LocalInterruptController) -> SoftwareVirtualCPU {
         SoftwareVirtualCPU(
             index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
     }

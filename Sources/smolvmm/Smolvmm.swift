@@ -31,7 +31,7 @@ struct Smolvmm: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             BootCommand.self, SnapshotCommand.self, RestoreCommand.self, ListCommand.self, PauseCommand.self,
-            ResumeCommand.self, StopCommand.self, InspectCommand.self, VerifyCommand.self,
+            ResumeCommand.self, StopCommand.self, InspectCommand.self, VerifyCommand.self, BenchCPUCommand.self,
         ])
 }
 

@@ -4,7 +4,7 @@
 extension Core {
     /// RIP for a near transfer to `target` with operand size `size`.
     @inline(__always)
-    func transferTarget(_ target: UInt64, _ size: UInt8) -> UInt64 {
+    mutating func transferTarget(_ target: UInt64, _ size: UInt8) -> UInt64 {
         size == 8 ? target : size == 4 ? target & 0xffff_ffff : target & 0xffff
     }
 
@@ -33,7 +33,7 @@ extension Core {
 
     /// A near transfer to a non-canonical address faults at the transfer.
     @inline(__always)
-    private func checkedTarget(_ target: UInt64) throws(Fault) -> UInt64 {
+    private mutating func checkedTarget(_ target: UInt64) throws(Fault) -> UInt64 {
         if !isCanonical(target) { throw .generalProtection(0) }
         return target
     }

@@ -83,8 +83,10 @@ extension Core {
 
     /// Bytes that the stack pointer has: by SS.B outside 64-bit mode.
     private var stackMask: UInt64 {
-        if mode == .bits64 { return .max }
-        return segments[Int(SegmentIndex.ss)].attributes.contains(.big) ? 0xffff_ffff : 0xffff
+        mutating get {
+            if mode == .bits64 { return .max }
+            return segments[Int(SegmentIndex.ss)].attributes.contains(.big) ? 0xffff_ffff : 0xffff
+        }
     }
 
     /// The linear address for stack offset `pointer`.
@@ -103,7 +105,7 @@ extension Core {
     func onStack(_ fault: Fault) -> Fault { fault.isNonCanonical ? .stackFault(0) : fault }
 
     /// What a misaligned FXSAVE image raises. SSE operands are checked for alignment first.
-    func misaligned(_ linear: UInt64) -> Fault {
+    mutating func misaligned(_ linear: UInt64) -> Fault {
         mode != .bits64 || isCanonical(linear) ? .generalProtection(0) : .nonCanonical
     }
 

@@ -9,7 +9,7 @@
 
 extension Core {
     /// Bits of RSI, RDI and RCX that an instruction uses.
-    private func addressMask(_ i: DecodedInstruction) -> UInt64 {
+    private mutating func addressMask(_ i: DecodedInstruction) -> UInt64 {
         i.traits.contains(.address16) ? 0xffff : i.traits.contains(.address32) ? 0xffff_ffff : .max
     }
 

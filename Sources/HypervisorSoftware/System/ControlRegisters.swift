@@ -41,12 +41,12 @@ extension Core {
     }
 
     /// DR4 and DR5 are DR6 and DR7.
-    private func debugIndex(_ number: UInt8) throws(Fault) -> Int {
+    private mutating func debugIndex(_ number: UInt8) throws(Fault) -> Int {
         if number > 7 { throw .invalidOpcode }
         return number < 4 ? Int(number) : Int(number & 1) + 4
     }
 
-    private func controlValue(_ number: UInt8) throws(Fault) -> UInt64 {
+    private mutating func controlValue(_ number: UInt8) throws(Fault) -> UInt64 {
         switch number {
         case 0: cr0
         case 2: cr2

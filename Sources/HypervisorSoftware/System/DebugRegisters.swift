@@ -25,14 +25,14 @@ private enum BreakpointKind: UInt64 {
 
 extension Core {
     /// Whether breakpoint `number` is enabled, locally or globally.
-    private func isEnabled(_ number: Int) -> Bool { debug[5] >> UInt64(number * 2) & 3 != 0 }
+    private mutating func isEnabled(_ number: Int) -> Bool { debug[5] >> UInt64(number * 2) & 3 != 0 }
 
-    private func kind(_ number: Int) -> BreakpointKind? {
+    private mutating func kind(_ number: Int) -> BreakpointKind? {
         BreakpointKind(rawValue: debug[5] >> UInt64(16 + number * 4) & 3)
     }
 
     /// Bytes watched, and the address aligned to them.
-    private func range(_ number: Int) -> (start: UInt64, count: UInt64) {
+    private mutating func range(_ number: Int) -> (start: UInt64, count: UInt64) {
         let count: UInt64 =
             switch debug[5] >> UInt64(18 + number * 4) & 3 {
             case 0: 1
@@ -55,12 +55,12 @@ extension Core {
 
     /// Whether a data breakpoint lies in the page of `linear`.
     @inline(__always)
-    func isWatched(_ linear: UInt64) -> Bool {
+    mutating func isWatched(_ linear: UInt64) -> Bool {
         debug[5] & DebugControl.enabled != 0 && hasDataBreakpoint(inPageOf: linear)
     }
 
     @inline(never)
-    private func hasDataBreakpoint(inPageOf linear: UInt64) -> Bool {
+    private mutating func hasDataBreakpoint(inPageOf linear: UInt64) -> Bool {
         for number in 0..<4 where isEnabled(number) && (kind(number) == .write || kind(number) == .access) {
             if (debug[number] ^ linear) & ~4095 == 0 { return true }
         }

@@ -138,7 +138,7 @@ extension Core {
     }
 
     /// RFLAGS as the frame has them: faults set RF.
-    private func flagsImage(_ event: Event) -> UInt64 {
+    private mutating func flagsImage(_ event: Event) -> UInt64 {
         let isFault = event.kind == .exception && event.vector != 1 && event.vector != 3 && event.vector != 4
         return rflags | (isFault ? Flags.resume.rawValue : 0)
     }

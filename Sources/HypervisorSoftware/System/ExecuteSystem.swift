@@ -7,7 +7,7 @@ import X86
 
 extension Core {
     /// IOPL allows I/O and interrupt-flag instructions.
-    var hasFullIOPrivilege: Bool { !isProtected || UInt64(privilege) <= systemFlags >> 12 & 3 }
+    var hasFullIOPrivilege: Bool { mutating get { !isProtected || UInt64(privilege) <= systemFlags >> 12 & 3 } }
 
     /// Executes an instruction of the system group. RIP is the address of the next instruction.
     @inline(never)
@@ -75,7 +75,7 @@ extension Core {
         }
     }
 
-    private func requirePrivilege() throws(Fault) {
+    private mutating func requirePrivilege() throws(Fault) {
         if privilege != 0 { throw .generalProtection(0) }
     }
 

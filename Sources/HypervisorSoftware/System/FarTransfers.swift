@@ -57,7 +57,7 @@ extension Core {
     }
 
     /// What IRET from `from` may write.
-    private func returnFlags(from: UInt8) -> Flags {
+    private mutating func returnFlags(from: UInt8) -> Flags {
         var writable = Flags.writable
         if from != 0 { writable.remove(.ioPrivilege) }
         if UInt64(from) > (systemFlags >> 12 & 3) { writable.remove(.interrupt) }

@@ -11,7 +11,9 @@ extension Core {
     }
 
     /// Bytes of an FXSAVE image that are written: the SSE registers need CR4.OSFXSR.
-    private var imageSize: Int { cr4 & ControlRegister4.fxsave == 0 ? 160 : mode == .bits64 ? 416 : 288 }
+    private var imageSize: Int {
+        mutating get { cr4 & ControlRegister4.fxsave == 0 ? 160 : mode == .bits64 ? 416 : 288 }
+    }
 
     private mutating func checkImage(_ i: DecodedInstruction) throws(Fault) -> UInt64 {
         if cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) != 0 { throw .deviceNotAvailable }

@@ -38,7 +38,7 @@ private enum MSR {
 }
 
 extension Core {
-    func readMSR(_ number: UInt32) throws(Fault) -> UInt64 {
+    mutating func readMSR(_ number: UInt32) throws(Fault) -> UInt64 {
         switch number {
         case MSR.timeStampCounter: clock.now
         case MSR.apicBase: interrupts.apicBase
@@ -100,13 +100,13 @@ extension Core {
         }
     }
 
-    private func canonical(_ value: UInt64) throws(Fault) -> UInt64 {
+    private mutating func canonical(_ value: UInt64) throws(Fault) -> UInt64 {
         if !isCanonical(value) { throw .generalProtection(0) }
         return value
     }
 
     /// Each byte names a memory type: 0, 1, 4 to 7.
-    private func validPAT(_ value: UInt64) throws(Fault) -> UInt64 {
+    private mutating func validPAT(_ value: UInt64) throws(Fault) -> UInt64 {
         for position in 0..<8 as Range<UInt64> {
             let type = value >> (position * 8) & 0xff
             if type > 7 || type == 2 || type == 3 { throw .generalProtection(0) }
@@ -124,7 +124,7 @@ extension Core {
     }
 
     /// struct pvclock_wall_clock: version, seconds, nanoseconds of the wall clock at guest time zero.
-    private func writeKVMWallClock() {
+    private mutating func writeKVMWallClock() {
         let start = clock.wallClock &- clock.now
         let address = msr.kvmWallClock & ~3
         writeGuest(UInt32(2), at: address)
@@ -134,7 +134,7 @@ extension Core {
 
     /// struct pvclock_vcpu_time_info. Guest TSC ticks are nanoseconds, so the scale is 1: a shift of 1 and half as a
     /// 32-bit fraction. `stopped` tells the guest's watchdogs that time has passed while it did not run.
-    func writeKVMSystemTime(stopped: Bool) {
+    mutating func writeKVMSystemTime(stopped: Bool) {
         guard msr.kvmSystemTime & 1 != 0 else { return }
         let address = msr.kvmSystemTime & ~1
         let now = clock.now
@@ -148,7 +148,7 @@ extension Core {
     }
 
     /// Writes to guest-physical RAM; nowhere else.
-    private func writeGuest<T: MemoryWord>(_ value: T, at address: UInt64) {
+    private mutating func writeGuest<T: MemoryWord>(_ value: T, at address: UInt64) {
         guard (address & 4095) &+ UInt64(MemoryLayout<T>.size) <= 4096, physical.isWritable(address),
             let host = unsafe physical.pointer(address)
         else { return }

@@ -208,7 +208,7 @@ extension Core {
         }
     }
 
-    private func environmentFormat(_ i: DecodedInstruction) -> X87EnvironmentFormat {
+    private mutating func environmentFormat(_ i: DecodedInstruction) -> X87EnvironmentFormat {
         X87EnvironmentFormat(is32Bit: i.operandSize != 2, isReal: !isProtected || isVirtual8086)
     }
 
