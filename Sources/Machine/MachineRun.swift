@@ -25,9 +25,10 @@ extension Machine {
         switch clockReset {
         case .now: clock.advance(toWallClock: GuestClock.hostRealtime())
         case .at(let time): clock.advance(toWallClock: time.nanoseconds)
-        case .keep, nil: break
+        case .keep, nil: return
         }
         clockReset = nil
+        for processor in processors { processor.cpu.guestTimeChanged() }
     }
 
     private var isHeld: Bool { isPaused || freeze != nil }
