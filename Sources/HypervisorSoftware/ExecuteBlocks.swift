@@ -191,6 +191,8 @@ extension Core {
                     case .ror32I: shift(i, UInt32.self) { $0.rotateRight($1, $2) }
                     case .imul32RR: multiply(i.reg, word(i.rm, UInt32.self))
                     case .imul64RR: multiply(i.reg, word(i.rm, UInt64.self))
+                    case .imul32RRI: multiply(i.reg, word(i.rm, UInt32.self), UInt32(truncatingIfNeeded: i.immediate))
+                    case .imul64RRI: multiply(i.reg, word(i.rm, UInt64.self), i.immediate)
                     case .imul64RM: multiply(i.reg, try load(UInt64.self, at: address(i)))
                     case .cmov32RR:
                         let holds = flags.holds(UInt8(truncatingIfNeeded: i.immediate))
@@ -233,7 +235,7 @@ extension Core {
         linkFrom = 0
         general[Int(RegisterIndex.pageBase)] = rip &- (linear & 4095)
         // SAFETY: a slot from the cache is followed by its instructions, and the last of them never falls through.
-        unsafe budget -= Int(blocks.header(slot).pointee.count)
+        unsafe budget &-= Int(blocks.header(slot).pointee.count)
         return unsafe InstructionCursor(blocks.instruction(slot &+ 1))
     }
 
@@ -242,11 +244,11 @@ extension Core {
     @inline(__always)
     private mutating func jump(_ i: inout InstructionCursor, _ linkFrom: inout UInt32) -> Bool {
         // What the time slice was charged for the instructions behind the jump.
-        budget += Int(i.scale)
+        budget &+= Int(i.scale)
         let link = i.link
         if link != 0 {
             // SAFETY: links lead to block headers of this page.
-            let rest = unsafe budget - Int(blocks.header(link).pointee.count)
+            let rest = unsafe budget &- Int(blocks.header(link).pointee.count)
             if rest >= 0 {
                 budget = rest
                 i = unsafe InstructionCursor(blocks.instruction(link &+ 1))

@@ -65,9 +65,25 @@ struct LazyFlags {
     mutating func set<T: FixedWidthInteger & UnsignedInteger>(
         _ value: T, carry: Bool, overflow: Bool, auxiliary: Bool = false
     ) {
+        set(value, carry: carry ? 1 : 0, overflow: overflow ? 1 : 0, auxiliary: auxiliary ? 1 : 0)
+    }
+
+    /// As above with flags of 0 or 1, and without branches: what a guest computes is hard to predict.
+    @inline(__always)
+    private mutating func set<T: FixedWidthInteger & UnsignedInteger>(
+        _ value: T, carry: UInt64, overflow: UInt64, auxiliary: UInt64
+    ) {
         result = signExtended(value)
-        mixed = result ^ (carry != overflow ? Self.signBit : 0) ^ (auxiliary ? Self.auxiliaryBit : 0)
-        extra = carry ? 1 : 0
+        mixed = result ^ ((carry ^ overflow) &<< 63) ^ (auxiliary &<< 4)
+        extra = carry
+    }
+
+    /// ZF, SF and PF from `value`; CF stays, OF and AF as given.
+    @inline(__always)
+    mutating func setKeepingCarry<T: FixedWidthInteger & UnsignedInteger>(
+        _ value: T, overflow: Bool, auxiliary: Bool
+    ) {
+        set(value, carry: extra & 1, overflow: overflow ? 1 : 0, auxiliary: auxiliary ? 1 : 0)
     }
 
     var carry: Bool {
@@ -94,9 +110,10 @@ struct LazyFlags {
     /// Changes CF and OF, keeps the rest.
     @inline(__always)
     mutating func setCarryOverflow(carry: Bool, overflow: Bool) {
-        let top = (result & Self.signBit) ^ (carry != overflow ? Self.signBit : 0)
-        mixed = (mixed & ~Self.signBit) | top
-        extra = (extra & ~1) | (carry ? 1 : 0)
+        let carryBit: UInt64 = carry ? 1 : 0
+        let overflowBit: UInt64 = overflow ? 1 : 0
+        mixed = (mixed & ~Self.signBit) | ((result & Self.signBit) ^ ((carryBit ^ overflowBit) &<< 63))
+        extra = (extra & ~1) | carryBit
     }
 
     /// The status bits as RFLAGS has them.

@@ -30,7 +30,7 @@ enum Handler: UInt8 {
     case test8RR, test32RR, test64RR, test8RI, test32RI, test8MI, test32MI
     case inc32R, inc64R, dec32R, dec64R, inc32M, dec32M, neg32R, neg64R, not64R
     case shl32I, shl64I, shr32I, shr64I, sar32I, sar64I, rol32I, ror32I
-    case imul32RR, imul64RR, imul64RM
+    case imul32RR, imul64RR, imul64RM, imul32RRI, imul64RRI
     case cmov32RR, cmov64RR, setR
     case nop
 

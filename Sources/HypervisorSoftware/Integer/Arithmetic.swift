@@ -36,7 +36,7 @@ extension LazyFlags {
     @inline(__always)
     mutating func increment<T: MemoryWord>(_ a: T) -> T {
         let sum = a &+ 1
-        set(sum, carry: carry, overflow: sum == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
+        setKeepingCarry(sum, overflow: sum == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: sum & 15 == 0)
         return sum
     }
 
@@ -44,7 +44,7 @@ extension LazyFlags {
     @inline(__always)
     mutating func decrement<T: MemoryWord>(_ a: T) -> T {
         let difference = a &- 1
-        set(difference, carry: carry, overflow: a == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
+        setKeepingCarry(difference, overflow: a == (1 as T) &<< T(T.bitWidth &- 1), auxiliary: difference & 15 == 15)
         return difference
     }
 

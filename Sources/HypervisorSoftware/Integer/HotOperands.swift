@@ -100,7 +100,13 @@ extension Core {
     /// The two-operand IMUL.
     @inline(__always)
     mutating func multiply<T: MemoryWord>(_ n: UInt8, _ source: T) {
-        let (_, low, lost) = signedProduct(word(n, T.self), source)
+        multiply(n, word(n, T.self), source)
+    }
+
+    /// The three-operand IMUL.
+    @inline(__always)
+    mutating func multiply<T: MemoryWord>(_ n: UInt8, _ first: T, _ second: T) {
+        let (_, low, lost) = signedProduct(first, second)
         assign(n, low)
         flags.set(low, carry: lost, overflow: lost)
     }

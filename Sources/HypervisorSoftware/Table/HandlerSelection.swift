@@ -49,6 +49,7 @@ extension Handler {
         case (.not, _, false): return size == 8 ? .not64R : nil
         case (.imul2, _, false): return sized(size, .imul32RR, .imul64RR)
         case (.imul2, _, true): return size == 8 ? .imul64RM : nil
+        case (.imul3, _, false): return sized(size, .imul32RRI, .imul64RRI)
         case (.cmov, _, false): return sized(size, .cmov32RR, .cmov64RR)
         case (.setcc, _, false): return instruction.rm & RegisterIndex.highByte == 0 ? .setR : nil
         case (_, .rmImmediate, false), (_, .rmOne, false):
