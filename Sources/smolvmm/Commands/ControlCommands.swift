@@ -36,8 +36,8 @@ struct SnapshotCommand: ParsableCommand {
         guard let report = reply?.snapshot else { throw CommandError("machine \(name) ended before it was frozen") }
         progress.finish()
         tell(
-            "machine \(name) is frozen into \(output): it stood still for "
-                + "\(milliseconds(report.pauseNanoseconds)) of \(milliseconds(report.totalNanoseconds)) ms")
+            "machine \(name) is frozen into \(output): paused for \(milliseconds(report.pauseNanoseconds)) ms, "
+                + "\(milliseconds(report.totalNanoseconds)) ms in all")
     }
 
     /// With one decimal.
