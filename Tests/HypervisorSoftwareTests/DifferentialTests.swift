@@ -16,11 +16,17 @@ import Testing
 
 /// Rows that are tested together.
 enum FormGroup: String, CaseIterable, CustomStringConvertible {
-    case integer, vector, x87, x87Invalid
+    case integer, sequences, vector, x87, x87Invalid
+
+    /// One row's instruction, or some instructions of which that is the first.
+    func instance(_ form: NativeForm, _ generator: inout InstanceGenerator) -> Instance {
+        self == .sequences ? generator.sequence(form, of: NativeForm.sequenced) : generator.instance(form)
+    }
 
     var forms: [NativeForm] {
         switch self {
         case .integer: NativeForm.integer
+        case .sequences: NativeForm.sequenced
         case .vector: NativeForm.vector
         case .x87: NativeForm.x87
         case .x87Invalid: NativeForm.x87Invalid
@@ -64,7 +70,7 @@ struct DifferentialTests {
             for form in forms {
                 for _ in 0..<Self.instances {
                     total += 1
-                    let (outcome, difference) = try Self.compare(generator.instance(form), software)
+                    let (outcome, difference) = try Self.compare(group.instance(form, &generator), software)
                     if outcome.vector < 0 { completed.insert("\(form)") }
                     guard let difference else { continue }
                     let count = found["\(form)", default: 0] + 1

@@ -23,7 +23,7 @@ struct Difference: CustomStringConvertible {
             lines.append("\(Self.names[number]): expected \(hex(want[number])), got \(hex(have[number]))")
         }
         if want.rip != have.rip { lines.append("rip: expected \(hex(want.rip)), got \(hex(have.rip))") }
-        let flags = 0xcd5 & ~(expected.1.vector < 0 ? instance.form.undefinedFlags : 0)
+        let flags = 0xcd5 & ~(expected.1.vector < 0 || instance.isSequence ? instance.form.undefinedFlags : 0)
         if (want.flags ^ have.flags) & flags != 0 {
             lines.append("rflags: expected \(hex(want.flags & flags)), got \(hex(have.flags & flags))")
         }
@@ -79,7 +79,8 @@ struct Difference: CustomStringConvertible {
 
     var description: String {
         let state = instance.state
-        var text = "\(instance.form): \(instance.code.map { hex(UInt64($0)) }.joined(separator: " "))\n"
+        var text =
+            "\(instance.form)\(instance.isSequence ? " and more" : ""): \(instance.code.map { hex(UInt64($0)) }.joined(separator: " "))\n"
         if let listing = disassembly(instance.code) { text += "  \(listing)\n" }
         text += "  from:"
         for number in 0..<16 { text += " \(Self.names[number])=\(hex(state[number]))" }

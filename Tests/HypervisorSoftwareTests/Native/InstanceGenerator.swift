@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random instances of instruction forms: bytes, registers and memory with many values on the edges.
 
+@testable import HypervisorSoftware
+
 /// One instruction with everything it starts from.
 struct Instance {
     var form: NativeForm
@@ -13,11 +15,15 @@ struct Instance {
     var alsoIgnored: Range<Int>?
     /// The operand size is 16 bits.
     var isSmall = false
+    /// There are more instructions behind that of `form`.
+    var isSequence = false
 }
 
 /// Makes instances; the same seed makes the same ones.
 struct InstanceGenerator {
     var random: SplitMix64
+    /// Percentage of operands that are memory where they can be a register.
+    private var memoryChance = 50
     private var background = [UInt8](repeating: 0, count: ProcessorState.windowSize)
 
     init(seed: UInt64) {
@@ -187,7 +193,7 @@ struct InstanceGenerator {
         let start = ProcessorState.windowStart
         let alignment = form.memoryBytes >= 16 || form.isAligned ? 15 : 7
         switch random.below(20) {
-        case 5 where random.chance(10) && form.memoryBytes <= 16 && form.treatment != .string:
+        case 5 where random.chance(10) && form.memoryBytes <= 16 && form.memoryBytes != 10 && form.treatment != .string:
             return (1 << 47) - UInt64(random.below(form.memoryBytes + 1))
         case 6 where random.chance(10): return random.next() & ~(3 << 62) | 1 << 62
         case 0: return start + 0x1000 - UInt64(random.below(form.memoryBytes + 1))
@@ -211,10 +217,22 @@ struct InstanceGenerator {
         }
     }
 
+    /// An instance of `form` followed by up to seven instructions of `forms` that start from what it leaves: what lazy
+    /// flags, jumps and the decoder's view of a whole block could get wrong.
+    mutating func sequence(_ form: NativeForm, of forms: [NativeForm]) -> Instance {
+        memoryChance = 10
+        defer { memoryChance = 50 }
+        var result = instance(form)
+        for _ in 0...random.below(7) { result.code += instance(random.pick(forms)).code }
+        result.form.undefinedFlags |= Flags.auxiliary.rawValue
+        result.isSequence = true
+        return result
+    }
+
     private mutating func anyInstance(_ form: NativeForm) -> Instance {
         var state = registers()
         var encoder = InstructionEncoder(form: form)
-        let isMemory = form.hasModRM && form.allowsMemory && (!form.allowsRegister || random.chance(50))
+        let isMemory = form.hasModRM && form.allowsMemory && (!form.allowsRegister || random.chance(memoryChance))
         if random.chance(5) { encoder.idlePrefix = random.pick([0x2e, 0x36, 0x3e, 0x26]) }
         if isMemory, random.chance(4) { encoder.idlePrefix = 0x65 }  // GS, whose base is 0
         if form.allowsOperandPrefix, random.chance(25) { encoder.operandPrefix = true }

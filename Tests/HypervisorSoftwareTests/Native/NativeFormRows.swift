@@ -58,6 +58,17 @@ extension NativeForm {
         return form
     }
 
+    /// Integer rows that leave no flag undefined but AF, which none of them reads: what can follow each other.
+    static let sequenced: [NativeForm] = integer.filter { form in
+        let isSimple =
+            switch form.treatment {
+            case .plain, .relative: true
+            default: false
+            }
+        return isSimple && !form.alwaysFaults && form.undefinedFlags & ~Flags.auxiliary.rawValue == 0
+            && !["pushf", "lahf", "fxsave", "fxrstor"].contains(form.name)
+    }
+
     private mutating func setSize(_ row: InstructionForm) {
         switch row.size {
         case .byte: memoryBytes = 1
