@@ -6,6 +6,7 @@ import GuestMemory
 
 /// Fixed places below 1 MiB.
 enum BootLayout {
+    static let setupData: UInt64 = 0x6000
     static let zeroPage: UInt64 = 0x7000
     static let stack: UInt64 = 0x8ff0
     static let commandLine: UInt64 = 0x2_0000
@@ -83,6 +84,8 @@ struct BootTarget {
         try write(UInt32(truncatingIfNeeded: initramfs), at: page + 0x218)
         try write(UInt32(truncatingIfNeeded: count), at: page + 0x21c)
         try write(UInt32(BootLayout.commandLine), at: page + 0x228)
+        try writeSeed()
+        try write(BootLayout.setupData, at: page + 0x250)  // setup_data
         let map = memoryMap(reserved)
         try write(UInt8(map.count), at: page + 0x1e8)
         for (index, entry) in map.enumerated() {
@@ -90,6 +93,19 @@ struct BootTarget {
             try write(entry.start, at: at)
             try write(entry.size, at: at + 8)
             try write(entry.type.rawValue, at: at + 16)
+        }
+    }
+
+    /// Random bytes from the host, in a `setup_data` node that the kernel erases when it has used them: its own random
+    /// numbers are good from the start, and it does not wait for them.
+    private func writeSeed() throws(BootError) {
+        let randomSeed: UInt32 = 9  // SETUP_RNG_SEED
+        let words = 4
+        try write(UInt64(0), at: BootLayout.setupData)  // no next node
+        try write(randomSeed, at: BootLayout.setupData + 8)
+        try write(UInt32(words * 8), at: BootLayout.setupData + 12)
+        for word in 0..<UInt64(words) {
+            try write(UInt64.random(in: 0...UInt64.max), at: BootLayout.setupData + 16 + word * 8)
         }
     }
 
