@@ -11,6 +11,9 @@ public protocol MemorySource: AnyObject, Sendable {
     func read(at address: GuestPhysicalAddress, into buffer: UnsafeMutableRawBufferPointer)
 }
 
+/// A machine that goes on while it is written.
+extension FrozenMemory: MemorySource {}
+
 /// A machine that is paused while it is written, or whose memory nobody changes.
 extension GuestMemory: MemorySource {
     public var ranges: [(start: GuestPhysicalAddress, size: UInt64)] {

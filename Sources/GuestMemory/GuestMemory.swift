@@ -54,6 +54,8 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     public let size: UInt64
     /// RAM below the hole, RAM above it if there is any, then the ROM.
     public let regions: [Region]
+    /// The view that a snapshot is written from. Only the thread that changes memory touches this.
+    private var frozen: FrozenMemory?
 
     /// Makes zero-filled RAM of `size` bytes (a multiple of 4096, 1 MiB to 1 TiB) and an empty ROM.
     public init(size: UInt64) throws(GuestMemoryError) {
@@ -84,6 +86,32 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
         }
         return unsafe Region(start: start, size: size, isWritable: writable, host: host)
     }
+
+    // MARK: Freezing
+
+    /// Begins a view of RAM as it is now. Whoever changes memory says so with `willChange` until `thaw`.
+    public func freeze() -> FrozenMemory {
+        let view = FrozenMemory(self)
+        frozen = view
+        return view
+    }
+
+    /// Nobody reads the frozen view any more.
+    public func thaw() { frozen = nil }
+
+    /// Whether changes must be announced.
+    public var isFrozen: Bool { frozen != nil }
+
+    /// To be called before bytes change that do not go through `store` or `write`: `count` bytes at `address`.
+    public func willChange(_ address: GuestPhysicalAddress, count: UInt64 = 1) {
+        guard let frozen, count > 0 else { return }
+        let first = address.rawValue / Self.pageSize
+        let last = (address.rawValue &+ (count - 1)) / Self.pageSize
+        guard first <= last else { return }
+        for page in first...last { frozen.preserve(GuestPhysicalAddress(page * Self.pageSize)) }
+    }
+
+    // MARK: Access
 
     /// The region that holds all `count` bytes from `address`.
     public func region(holding address: GuestPhysicalAddress, count: UInt64 = 1) -> Region? {
@@ -120,6 +148,7 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
         _ value: T, at address: GuestPhysicalAddress
     ) throws(GuestMemoryError) {
         let host = unsafe try hostPointer(at: address, count: UInt64(MemoryLayout<T>.size))
+        willChange(address, count: UInt64(MemoryLayout<T>.size))
         // SAFETY: `hostPointer` checked the size of T.
         unsafe host.storeBytes(of: value.littleEndian, as: T.self)
     }
@@ -134,6 +163,7 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     /// Copies `bytes` in.
     public func write(_ bytes: [UInt8], at address: GuestPhysicalAddress) throws(GuestMemoryError) {
         let host = unsafe try hostPointer(at: address, count: UInt64(bytes.count))
+        willChange(address, count: UInt64(bytes.count))
         // SAFETY: `hostPointer` checked `bytes.count`.
         unsafe UnsafeMutableRawBufferPointer(start: host, count: bytes.count).copyBytes(from: bytes)
     }

@@ -49,4 +49,7 @@ public protocol LocalInterruptController: AnyObject {
 public protocol VirtualMachine: AnyObject {
     /// Adds processor `index`, with `interrupts` as its local interrupt controller where the backend has none.
     func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) throws -> any VirtualCPU
+    /// Guest memory has just been frozen: every change from now on is announced to it, page by page, before it happens.
+    /// No processor runs during the call.
+    func announceMemoryChanges()
 }

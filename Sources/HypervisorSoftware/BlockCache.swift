@@ -52,6 +52,16 @@ struct BlockHeader {
 
     func add(_ buffer: TranslationBuffer) { translations.append(buffer) }
 
+    /// Sends the first write of every processor to each page the slow way.
+    func protectAll() {
+        for buffer in translations { buffer.protectAll() }
+    }
+
+    /// To be called before the guest's RAM at `physical` changes, within its page.
+    func willChange(_ physical: UInt64) {
+        if memory.isFrozen { memory.willChange(GuestPhysicalAddress(physical)) }
+    }
+
     /// Sends every processor's writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
         for buffer in translations { buffer.protect(frame: frame) }

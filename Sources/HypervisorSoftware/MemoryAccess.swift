@@ -127,6 +127,7 @@ extension Core {
         }
         if isWatched(linear) { noteDataAccess(linear, UInt64(size), isWrite: true) }
         noteWrite(translation.physical, UInt64(size))
+        code.willChange(translation.physical)
         unsafe enter(linear, translation, set, host: host, access: .write)
         // SAFETY: `host` is valid to the end of its page, and `size` fits in it.
         switch size {
@@ -180,6 +181,7 @@ extension Core {
         {
             return nil
         }
+        if access == .write { code.willChange(translation.physical) }
         unsafe enter(linear, translation, accessSet, host: host, access: access)
         return unsafe host
     }

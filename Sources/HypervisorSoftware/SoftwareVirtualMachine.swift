@@ -37,6 +37,8 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         makeSoftwareCPU(index: index, interrupts: interrupts)
     }
 
+    public func announceMemoryChanges() { code.protectAll() }
+
     /// As `makeVirtualCPU`, with what only this backend tells.
     public func makeSoftwareCPU(index: Int, interrupts: any LocalInterruptController) -> SoftwareVirtualCPU {
         SoftwareVirtualCPU(

@@ -123,6 +123,14 @@ enum AccessSet: Int {
         }
     }
 
+    /// Sends the next write to each page the slow way.
+    func protectAll() {
+        for position in 0..<Self.entriesPerSet * Self.setCount {
+            // SAFETY: `position` is below the allocated count.
+            unsafe entries[position].writeTag = Self.invalidTag
+        }
+    }
+
     /// Sends writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
         for position in 0..<Self.entriesPerSet * Self.setCount {

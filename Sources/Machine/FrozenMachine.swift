@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A machine at one instant, as a value that another thread writes while the machine is held (or, with a memory source
-// that keeps the old pages, while it already runs again).
+// A machine at one instant, as a value that another thread writes while the machine already runs again.
 
 internal import Bundle
 internal import Hypervisor

@@ -45,8 +45,14 @@ public final class Machine {
     var clockReset: ClockReset?
 
     var isPaused = false
-    /// The snapshot that is being written, for which the machine is held.
-    var freeze: (order: MachineControl.SnapshotOrder, since: UInt64)?
+    /// The snapshot that is being written.
+    struct Freeze {
+        let order: MachineControl.SnapshotOrder
+        /// How long the guest stood still for it.
+        var pauseNanoseconds: UInt64 = 0
+    }
+
+    var freeze: Freeze?
     var inputWaits = false
 
     init(

@@ -31,12 +31,10 @@ extension Machine {
         for processor in processors { processor.cpu.guestTimeChanged() }
     }
 
-    private var isHeld: Bool { isPaused || freeze != nil }
-
     private func loop() -> MachineEnd {
         while true {
             if control.hasMail, let end = handleMail() { return end }
-            if isHeld || console.isFull {
+            if isPaused || console.isFull {
                 control.wake.wait()
                 continue
             }
@@ -166,9 +164,9 @@ extension Machine {
         return isStopped ? .stopped : nil
     }
 
-    /// Stops or starts guest time after a change of `isPaused` or `freeze`.
+    /// Stops or starts guest time, and tells what the machine does, after a change of `isPaused` or `freeze`.
     func updateHold() {
-        if isHeld { clock.pause() } else { clock.resume() }
+        if isPaused { clock.pause() } else { clock.resume() }
         control.setActivity(freeze != nil ? .freezing : isPaused ? .paused : .running)
     }
 

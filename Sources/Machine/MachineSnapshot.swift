@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A running machine into a bundle: state is copied with the guest standing still, another thread writes.
+// A running machine into a bundle: state is copied with the guest standing still, another thread writes while it runs.
 
 internal import Bundle
 internal import Devices
@@ -13,8 +13,8 @@ extension Machine {
         static func processor(_ index: Int) -> String { "vcpu\(index)" }
     }
 
-    /// Everything of the machine at this instant. Guest time stands.
-    func frozen() throws(MachineError) -> FrozenMachine {
+    /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
+    private func frozen(memory source: any MemorySource) throws(MachineError) -> FrozenMachine {
         let requested = GuestClock.hostMonotonic()
         var states: [(name: String, json: [UInt8])] = []
         do throws(BundleError) {
@@ -32,21 +32,27 @@ extension Machine {
         return FrozenMachine(
             contents: BundleContents(
                 configuration: configuration, parent: parent, states: states, kernel: kernel, initramfs: initramfs,
-                memory: memory),
+                memory: source),
             requested: requested)
     }
 
-    /// Holds the machine and lets another thread write it; `endFreeze` follows by mail.
+    /// Copies state, lets another thread write memory as it is now, and goes on; `endFreeze` follows by mail.
     func beginFreeze(_ order: MachineControl.SnapshotOrder) {
         guard freeze == nil else {
             order.result.deliver(.failure(.busy("another snapshot of it is being written")))
             return
         }
         flushConsole()
-        freeze = (order, GuestClock.hostMonotonic())
-        updateHold()
+        let since = GuestClock.hostMonotonic()
+        freeze = Freeze(order: order)
+        clock.pause()
+        control.setActivity(.freezing)
+        defer { updateHold() }
         do throws(MachineError) {
-            let frozen = try frozen()
+            let view = memory.freeze()
+            virtualMachine.announceMemoryChanges()
+            let frozen = try frozen(memory: view)
+            freeze?.pauseNanoseconds = GuestClock.hostMonotonic() - since
             let control = control
             try HostThread.start {
                 control.post(.written(frozen.write(to: order.path, progress: order.progress)))
@@ -58,17 +64,17 @@ extension Machine {
 
     /// The bundle is written, or not: the guest goes on either way.
     func endFreeze(_ result: Result<SnapshotReport, MachineError>) {
-        guard let (order, since) = freeze else { return }
+        guard let ended = freeze else { return }
         freeze = nil
+        memory.thaw()
         updateHold()
-        let pause = GuestClock.hostMonotonic() - since
         switch result {
         case .success(var report):
-            report.pauseNanoseconds = pause
+            report.pauseNanoseconds = ended.pauseNanoseconds
             parent = report.identifier
-            order.result.deliver(.success(report))
+            ended.order.result.deliver(.success(report))
         case .failure(let error):
-            order.result.deliver(.failure(error))
+            ended.order.result.deliver(.failure(error))
         }
     }
 
@@ -89,7 +95,7 @@ extension Machine {
         clock.pause()
         control.setActivity(.freezing)
         do throws(MachineError) {
-            var report = try frozen().write(to: trigger.path, progress: trigger.progress).get()
+            var report = try frozen(memory: memory).write(to: trigger.path, progress: trigger.progress).get()
             report.pauseNanoseconds = GuestClock.hostMonotonic() - since
             return .frozen(report)
         } catch {

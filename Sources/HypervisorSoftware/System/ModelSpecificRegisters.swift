@@ -152,6 +152,7 @@ extension Core {
         guard (address & 4095) &+ UInt64(MemoryLayout<T>.size) <= 4096, physical.isWritable(address),
             let host = unsafe physical.pointer(address)
         else { return }
+        code.willChange(address)
         // SAFETY: the value lies in the page that `host` points into.
         unsafe host.storeBytes(of: value, as: T.self)
     }
