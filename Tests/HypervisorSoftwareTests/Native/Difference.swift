@@ -30,7 +30,8 @@ struct Difference: CustomStringConvertible {
         for word in 0..<52 {
             var mask = Self.mask(word)
             // With an unmasked overflow or underflow, PE says whether a result that nobody sees would be exact.
-            if word == 3, expected.1.vector == 19 { mask &= ~0x20 }
+            // Whether the products of DPPS underflow or overflow counts before a sum faults differs.
+            if word == 3, expected.1.vector == 19 { mask &= instance.form.name.hasPrefix("dpp") ? ~0x38 : ~0x20 }
             if (want[fx: word] ^ have[fx: word]) & mask != 0 {
                 lines.append(
                     "\(Self.name(word)): expected \(hex(want[fx: word] & mask)), got \(hex(have[fx: word] & mask))")

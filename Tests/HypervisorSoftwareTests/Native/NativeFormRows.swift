@@ -58,7 +58,8 @@ extension NativeForm {
         return form
     }
 
-    /// Integer rows that leave no flag undefined but AF, which none of them reads: what can follow each other.
+    /// What can follow each other: integer rows that leave no flag undefined but AF, which none of them reads, and that
+    /// load no register of which processors accept different bits.
     static let sequenced: [NativeForm] = integer.filter { form in
         let isSimple =
             switch form.treatment {
@@ -66,7 +67,7 @@ extension NativeForm {
             default: false
             }
         return isSimple && !form.alwaysFaults && form.undefinedFlags & ~Flags.auxiliary.rawValue == 0
-            && !["pushf", "lahf", "fxsave", "fxrstor"].contains(form.name)
+            && !["pushf", "lahf", "fxsave", "fxrstor", "ldmxcsr"].contains(form.name)
     }
 
     private mutating func setSize(_ row: InstructionForm) {
