@@ -55,7 +55,9 @@ let package = Package(
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .testTarget(
             name: "HypervisorSoftwareTests",
-            dependencies: ["CNative", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+            dependencies: [
+                "CNative", "HypervisorSoftware", "Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+            ]),
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
