@@ -62,6 +62,12 @@ let package = Package(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .testTarget(
+            name: "BootTests",
+            dependencies: [
+                "Boot", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "CZstd", "CLzma",
+                "CZlib", "CLz4",
+            ]),
+        .testTarget(
             name: "BundleTests",
             dependencies: ["Bundle", "CZstd", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),
         .testTarget(
