@@ -53,6 +53,7 @@ let package = Package(
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+        .testTarget(name: "HypervisorTests", dependencies: ["Hypervisor", "Snapshot"]),
         .testTarget(
             name: "HypervisorSoftwareTests",
             dependencies: [
