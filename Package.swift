@@ -53,12 +53,21 @@ let package = Package(
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+        .testTarget(name: "HypervisorTests", dependencies: ["Hypervisor", "Snapshot"]),
         .testTarget(
             name: "HypervisorSoftwareTests",
-            dependencies: ["CNative", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+            dependencies: [
+                "CNative", "HypervisorSoftware", "Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+            ]),
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .testTarget(
+            name: "BootTests",
+            dependencies: [
+                "Boot", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "CZstd", "CLzma",
+                "CZlib", "CLz4",
+            ]),
         .testTarget(
             name: "BundleTests",
             dependencies: ["Bundle", "CZstd", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),

@@ -18,7 +18,7 @@ public final class MachineControl: Sendable {
         case pause(Promise<Bool>)
         case resume(Promise<Bool>)
         case snapshot(SnapshotOrder)
-        /// The bundle that the machine was held for is written, or not.
+        /// The bundle that was begun is written, or not.
         case written(Result<SnapshotReport, MachineError>)
         case stop
     }

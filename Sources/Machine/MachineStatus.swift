@@ -8,7 +8,7 @@ public enum MachineActivity: String, Codable, Sendable {
     case starting
     case running
     case paused
-    /// Held while its snapshot is written.
+    /// Running or paused, while its snapshot is written.
     case freezing
     case ended
 }
