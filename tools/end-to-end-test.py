@@ -272,6 +272,45 @@ def clock_is_right(bench):
             require(abs(tick.time - now) < 1, f"the guest's clock is {tick.time - now:+.3f} s off")
 
 
+def clock_goes_on_or_is_told(bench):
+    """--reset-clock keeps the frozen wall clock or sets the one that it is told"""
+    bundle, written, _, _ = bench.provisioned
+    with bench.restore(bundle, "--reset-clock", "keep") as copy:
+        tick = copy.tick(RESTORE_SECONDS)
+        require(abs(tick.time - written) < 3, f"the kept clock is {tick.time - written:+.3f} s from the freeze")
+    told = int(written) + 100_000
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(told))
+    with bench.restore(bundle, "--reset-clock", text) as copy:
+        tick = copy.tick(RESTORE_SECONDS)
+        require(abs(tick.time - told) < 3, f"the clock reads {tick.time} instead of about {told}")
+
+
+def sleeps_for_days(bench):
+    """a guest that was frozen for days complains about nothing"""
+    later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 9 * 86400))
+    with bench.restore(bench.original.bundle, "--reset-clock", later) as copy:
+        for _ in range(30):
+            tick = copy.tick(RESTORE_SECONDS)
+        proves(tick)
+        complaints = re.findall(rb"^.*(?:soft lockup|rcu|stall|BUG|WARNING|unstable).*$", copy.output, re.MULTILINE)
+        require(not complaints, f"the kernel says {complaints}")
+
+
+def several_processors(bench):
+    """a guest with two processors boots, computes, and is frozen and restored"""
+    name = bench.new_name()
+    bundle = bench.file("two.smolmachine")
+    with bench.boot("test", "--cpus", "2", name=name) as machine:
+        machine.expect(rb"smp: Brought up 1 node, 2 CPUs", BOOT_SECONDS)
+        machine.expect(INIT, BOOT_SECONDS)
+        for _ in range(3):
+            before = machine.tick()
+        proves(before)
+        bench.run("snapshot", name, "-o", bundle)
+        after = machine.latest_tick()
+    continues(bench, bundle, before, after.count)
+
+
 def reboots_after_restore(bench):
     """a restored machine reboots from the kernel in its bundle, and powers off"""
     with bench.restore(bench.original.bundle) as copy:
@@ -424,7 +463,8 @@ def generic_kernel_boots(bench):
 TESTS = [
     boots_to_init, user_space_computes, console_takes_input, end_of_input_is_not_the_end, powers_off, reboots,
     panic_has_its_status, snapshot_leaves_it_running, restores_twice, restores_at_the_same_time,
-    restored_machine_freezes, freezes_when_told, clock_is_right, reboots_after_restore, lists_and_stops,
+    restored_machine_freezes, freezes_when_told, clock_is_right, clock_goes_on_or_is_told, sleeps_for_days,
+    several_processors, reboots_after_restore, lists_and_stops,
     control_sockets_are_private, refuses_what_is_not_there, everyday_tools_read_it, inspect_and_verify_work,
     truncated_bundles_are_refused, flipped_bundles_are_refused, failed_snapshot_leaves_the_old_file,
     generic_kernel_boots,
