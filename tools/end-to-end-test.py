@@ -448,6 +448,24 @@ def failed_snapshot_leaves_the_old_file(bench):
         proves(machine.latest_tick())
 
 
+def killed_snapshot_leaves_the_old_file(bench):
+    """a machine that is killed while it is written leaves the old bundle or the whole new one, and nothing else"""
+    folder = bench.file("killed")
+    folder.mkdir()
+    bundle = folder / "app.smolmachine"
+    bundle.write_bytes(bench.original.bundle.read_bytes())
+    for delay in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7):
+        name = bench.new_name()
+        with bench.restore(bench.original.bundle, name=name) as machine:
+            machine.tick(RESTORE_SECONDS)
+            writer = bench.start("snapshot", name, "-o", bundle)
+            time.sleep(delay)
+            machine.kill()
+            writer.wait(30)
+        bench.run("verify", bundle)
+        require(os.listdir(folder) == [bundle.name], f"after {delay} s the folder has {os.listdir(folder)}")
+
+
 def generic_kernel_boots(bench):
     """Debian's generic kernel boots to init"""
     kernel = bench.kernel.with_name("vmlinuz-generic")
@@ -467,7 +485,7 @@ TESTS = [
     several_processors, reboots_after_restore, lists_and_stops,
     control_sockets_are_private, refuses_what_is_not_there, everyday_tools_read_it, inspect_and_verify_work,
     truncated_bundles_are_refused, flipped_bundles_are_refused, failed_snapshot_leaves_the_old_file,
-    generic_kernel_boots,
+    killed_snapshot_leaves_the_old_file, generic_kernel_boots,
 ]
 
 
