@@ -12,12 +12,14 @@ private final class ThreadBody {
     init(_ run: @escaping @Sendable () -> Void) { self.run = run }
 }
 
-/// Runs `body` here and `helper` on `count` more threads; returns when all have. With fewer threads than asked for
-/// (the host refused one) the work still gets done, because they share it.
-func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, body: () -> Void) {
-    var threads: [pthread_t] = []
-    for _ in 0..<max(0, count) {
-        let context = unsafe Unmanaged.passRetained(ThreadBody(helper))
+/// A thread of the host that was started.
+package struct StartedThread: ~Copyable {
+    private let thread: pthread_t
+
+    /// Runs `body` on a thread of its own.
+    /// - Returns: nil, with `errno` set, when the host refused a thread.
+    package static func start(_ body: @escaping @Sendable () -> Void) -> StartedThread? {
+        let context = unsafe Unmanaged.passRetained(ThreadBody(body))
         #if canImport(Glibc)
             var thread = pthread_t()
         #else
@@ -35,16 +37,30 @@ func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, bod
             }, context.toOpaque())
         guard result == 0 else {
             unsafe context.release()
-            break
+            errno = result
+            return nil
         }
         #if canImport(Glibc)
-            threads.append(thread)
+            return StartedThread(thread: thread)
         #else
-            if let thread = unsafe thread { unsafe threads.append(thread) }
+            guard let thread = unsafe thread else { return nil }
+            return unsafe StartedThread(thread: thread)
         #endif
     }
-    body()
-    for thread in threads { pthread_join(thread, nil) }
+
+    /// Waits for its end.
+    package consuming func join() { pthread_join(thread, nil) }
+
+    /// Lets it end by itself.
+    package consuming func detach() { pthread_detach(thread) }
+}
+
+/// Runs `body` here and `helper` on up to `count` more threads; returns when all have. With fewer threads than asked
+/// for (the host refused one) the work still gets done, because they share it.
+func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, body: () -> Void) {
+    guard count > 0, let thread = StartedThread.start(helper) else { return body() }
+    withHelperThreads(count - 1, helper: helper, body: body)
+    thread.join()
 }
 
 /// Lets threads pass one after the other, in the order of their tickets.

@@ -5,7 +5,6 @@ internal import Bus
 internal import GuestMemory
 internal import Hypervisor
 internal import HypervisorSoftware
-internal import Synchronization
 internal import X86
 
 /// Runs loops of guest code without a machine around them.
@@ -85,14 +84,6 @@ public enum ProcessorBenchmark {
         static let stack: UInt64 = 0x8000
         static let code: UInt64 = 0x10_0000
         static let memory: UInt64 = 4 << 20
-    }
-
-    private final class NoInterrupts: LocalInterruptController {
-        let hasPendingInterrupt = false
-        func acknowledgeInterrupt() -> UInt8? { nil }
-        var taskPriorityClass: UInt8 = 0
-        var apicBase: UInt64 = 0
-        var tscDeadline: UInt64 = 0
     }
 
     /// Runs every loop once, some seconds in all.

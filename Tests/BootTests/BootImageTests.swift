@@ -99,14 +99,6 @@ struct BootImageTests {
         #expect(throws: BootError.commandLineTooLong(bytes: 2048, limit: 2047)) { try load(commandLine: line) }
     }
 
-    private final class NoInterrupts: LocalInterruptController {
-        let hasPendingInterrupt = false
-        func acknowledgeInterrupt() -> UInt8? { nil }
-        var taskPriorityClass: UInt8 = 0
-        var apicBase: UInt64 = 0xfee0_0900
-        var tscDeadline: UInt64 = 0
-    }
-
     private func run(from state: CPUState, on bus: Bus = Bus()) throws -> (CPUState, VirtualCPUExit) {
         let machine = SoftwareVirtualMachine(
             memory: memory, bus: bus, clock: GuestClock(), model: .x86_64_v2, processors: 1)

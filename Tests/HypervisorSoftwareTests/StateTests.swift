@@ -16,14 +16,6 @@ import X86
 #endif
 
 struct StateTests {
-    private final class NoInterrupts: LocalInterruptController {
-        let hasPendingInterrupt = false
-        func acknowledgeInterrupt() -> UInt8? { nil }
-        var taskPriorityClass: UInt8 = 0
-        var apicBase: UInt64 = 0xfee0_0900
-        var tscDeadline: UInt64 = 0
-    }
-
     private let interrupts = NoInterrupts()
     private let cpu: SoftwareVirtualCPU
 

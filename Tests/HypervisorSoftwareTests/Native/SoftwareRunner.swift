@@ -10,15 +10,6 @@ import X86
 
 /// Runs one instruction at a time at CPL 3, with the window and the code page where the host has them.
 final class SoftwareRunner {
-    /// No interrupts.
-    private final class NoInterrupts: LocalInterruptController {
-        var hasPendingInterrupt: Bool { false }
-        func acknowledgeInterrupt() -> UInt8? { nil }
-        var taskPriorityClass: UInt8 = 0
-        var apicBase: UInt64 = 0xfee0_0900
-        var tscDeadline: UInt64 = 0
-    }
-
     /// Where the supervisor sees the first 2 MiB: an address that no instance has by chance.
     private static let supervisor: UInt64 = 0x2b5a_6480_0000
 

@@ -17,14 +17,6 @@ struct Caught: Equatable {
 
 /// 2 MiB of memory, mapped one to one for the supervisor; linear addresses from `playground` are the tests'.
 final class SupervisorMachine {
-    private final class NoInterrupts: LocalInterruptController {
-        var hasPendingInterrupt: Bool { false }
-        func acknowledgeInterrupt() -> UInt8? { nil }
-        var taskPriorityClass: UInt8 = 0
-        var apicBase: UInt64 = 0xfee0_0900
-        var tscDeadline: UInt64 = 0
-    }
-
     private enum Place {
         static let rootTable: UInt64 = 0x1000
         static let directoryPointers: UInt64 = 0x2000
