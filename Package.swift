@@ -19,6 +19,7 @@ let package = Package(
         .systemLibrary(name: "CLzma", pkgConfig: "liblzma", providers: [.apt(["liblzma-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CAio", providers: [.apt(["libaio-dev"])]),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
         .target(name: "Bus", dependencies: ["GuestMemory"]),
@@ -27,6 +28,8 @@ let package = Package(
         .target(
             name: "HypervisorSoftware",
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(name: "DiskImage", dependencies: ["CHost", "CAio", "CZlib", "CZstd"]),
+        .target(name: "Virtio", dependencies: ["DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "Devices",
             dependencies: ["Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
@@ -59,6 +62,8 @@ let package = Package(
             dependencies: [
                 "CNative", "HypervisorSoftware", "Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
             ]),
+        .testTarget(name: "DiskImageTests", dependencies: ["DiskImage"]),
+        .testTarget(name: "VirtioTests", dependencies: ["Virtio", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
