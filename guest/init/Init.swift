@@ -9,8 +9,7 @@ private enum Errand {
 
     init(commandLine: [UInt8]) {
         self = .interactive
-        for word in commandLine.split(whereSeparator: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") }) {
-            let word = Array(word)
+        for word in words(of: commandLine) {
             if word.equals("smolvmm.run=test") { self = .test }
             if word.equals("smolvmm.run=provision") { self = .provision }
             if word.equals("smolvmm.run=shell") { self = .shell }
@@ -22,18 +21,49 @@ private enum Errand {
     }
 }
 
+/// The terminal on which init ticks, reads commands and runs its shell: `smolvmm.console=`.
+private enum Terminal {
+    /// What the kernel made /dev/console, and the serial port for the shell.
+    case ttyS0
+    /// The first port of virtio-console.
+    case hvc0
+
+    init(commandLine: [UInt8]) {
+        self = .ttyS0
+        for word in words(of: commandLine) {
+            if word.equals("smolvmm.console=ttyS0") { self = .ttyS0 }
+            if word.equals("smolvmm.console=hvc0") { self = .hvc0 }
+        }
+    }
+
+    var path: StaticString {
+        switch self {
+        case .ttyS0: "/dev/ttyS0"
+        case .hvc0: "/dev/hvc0"
+        }
+    }
+}
+
+private func words(of line: [UInt8]) -> [[UInt8]] {
+    line.split(whereSeparator: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") }).map { Array($0) }
+}
+
 @main
 struct Init {
     private static let tickMilliseconds: Int32 = 100
+    private static let terminalMilliseconds = 2000
 
     static func main() {
         say("smolvmm-guest: init")
         Kernel.mountFileSystems()
-        let errand = Errand(commandLine: Kernel.contents(of: "/proc/cmdline"))
+        loadModules()
+        let commandLine = Kernel.contents(of: "/proc/cmdline")
+        let terminal = useTerminal(Terminal(commandLine: commandLine))
+        let errand = Errand(commandLine: commandLine)
         if errand != .interactive { Console.setEcho(false) }
         switch errand {
         case .interactive, .test, .provision: break
-        case .shell: shell()
+        case .shell: shell(on: terminal)
         case .reboot: end(.reboot)
         case .powerOff: end(.powerOff)
         case .halt: end(.halt)
@@ -42,16 +72,47 @@ struct Init {
         var proof = Proof(nonce: Kernel.randomBytes())
         proof.report(wallClock: Kernel.wallClock)
         if errand == .provision { Provisioning.run(from: proof) }
-        tick(&proof)
+        tick(&proof, on: terminal)
+    }
+
+    /// Loads what /etc/modules lists, in its order; goes on without what cannot be loaded.
+    private static func loadModules() {
+        for name in words(of: Kernel.contents(of: "/etc/modules")) {
+            let error = Kernel.loadModule(name)
+            guard error != 0 else { continue }
+            var line = Line("smolvmm-guest: cannot load ")
+            line.add(name)
+            line.add(": error ")
+            line.add(Int(error))
+            line.write()
+        }
+    }
+
+    /// Goes over to the terminal, which its driver may make somewhat after it was loaded; stays where it is without one.
+    private static func useTerminal(_ terminal: Terminal) -> Terminal {
+        guard terminal != .ttyS0 else { return .ttyS0 }
+        let deadline = Kernel.monotonicClock + terminalMilliseconds
+        while !Kernel.useConsole(terminal.path) {
+            guard Kernel.monotonicClock < deadline else {
+                var line = Line("smolvmm-guest: there is no ")
+                line.add(terminal.path)
+                line.write()
+                return .ttyS0
+            }
+            _ = usleep(10_000)
+        }
+        return terminal
     }
 
     /// Computes and reports for ever, a tick about every tenth of a second, and obeys the console in between.
-    private static func tick(_ proof: inout Proof) -> Never {
+    private static func tick(_ proof: inout Proof, on terminal: Terminal) -> Never {
         var console = Console()
         var next = Kernel.monotonicClock + Int(tickMilliseconds)
         while true {
             let left = Int32(truncatingIfNeeded: max(next - Kernel.monotonicClock, 0))
-            if let command = console.readLine(waiting: min(left, tickMilliseconds)) { obey(command) }
+            if let command = console.readLine(waiting: min(left, tickMilliseconds)) {
+                obey(command, on: terminal)
+            }
             guard Kernel.monotonicClock >= next else { continue }
             next = Kernel.monotonicClock + Int(tickMilliseconds)
             Kernel.collectOrphans()
@@ -60,7 +121,7 @@ struct Init {
         }
     }
 
-    private static func obey(_ command: [UInt8]) {
+    private static func obey(_ command: [UInt8], on terminal: Terminal) {
         if command.isEmpty {
             return
         } else if command.equals("reboot") {
@@ -72,7 +133,7 @@ struct Init {
         } else if command.equals("panic") {
             panic()
         } else if command.equals("sh") {
-            shell()
+            shell(on: terminal)
         } else if command.hasPrefix("echo ") {
             var line = Line("smolvmm-guest: ")
             line.add(command.dropFirst(5))
@@ -82,10 +143,10 @@ struct Init {
         }
     }
 
-    private static func shell() {
+    private static func shell(on terminal: Terminal) {
         let echoed = Console.setEcho(true)
         defer { Console.setEcho(echoed) }
-        if !Kernel.run("/bin/sh", console: "/dev/ttyS0") { say("smolvmm-guest: the shell ended with a failure") }
+        if !Kernel.run("/bin/sh", console: terminal.path) { say("smolvmm-guest: the shell ended with a failure") }
     }
 
     private static func end(_ end: Kernel.End) {

@@ -9,6 +9,7 @@ enum Kernel {
         mount("proc", at: "/proc")
         mount("sysfs", at: "/sys")
         mount("devtmpfs", at: "/dev")
+        mount("devpts", at: "/dev/pts")
         mount("tmpfs", at: "/run")
     }
 
@@ -28,6 +29,36 @@ enum Kernel {
         // SAFETY: reads at most the buffer's own size.
         let count = unsafe bytes.withUnsafeMutableBytes { unsafe read(descriptor, $0.baseAddress, $0.count) }
         return Array(bytes[..<max(count, 0)])
+    }
+
+    /// Loads the module in /lib/modules; returns the kernel's error number, or 0.
+    static func loadModule(_ name: some Sequence<UInt8>) -> Int32 {
+        var path = [UInt8]()
+        // SAFETY: the buffer is the literal's own, valid for the call.
+        ("/lib/modules/" as StaticString).withUTF8Buffer { unsafe path.append(contentsOf: $0) }
+        path.append(contentsOf: name)
+        path.append(0)
+        // SAFETY: the path ends with a zero byte and lives for the call.
+        let descriptor = unsafe path.withUnsafeBytes { bytes in
+            unsafe bytes.baseAddress.map {
+                unsafe open_existing($0.assumingMemoryBound(to: CChar.self), O_RDONLY | O_CLOEXEC)
+            } ?? -1
+        }
+        guard descriptor >= 0 else { return last_error() }
+        defer { close(descriptor) }
+        return load_module(descriptor) == 0 ? 0 : last_error()
+    }
+
+    /// Makes the terminal at `path` standard input, output and error; a false result changed nothing.
+    static func useConsole(_ path: StaticString) -> Bool {
+        // SAFETY: the path is a literal.
+        let descriptor = unsafe open_existing(path.cString, O_RDWR | O_NOCTTY | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        for standard in STDIN_FILENO...STDERR_FILENO {
+            _ = dup2(descriptor, standard)
+        }
+        return true
     }
 
     /// Makes an empty file at `path` and opens it for writing.

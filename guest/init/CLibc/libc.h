@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -21,5 +22,8 @@
 static inline int open_existing(const char *path, int flags) { return open(path, flags); }
 
 static inline int create_file(const char *path) { return open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644); }
+
+// musl has no function for this system call.
+static inline int load_module(int descriptor) { return (int)syscall(SYS_finit_module, descriptor, "", 0); }
 
 static inline int last_error(void) { return errno; }
