@@ -7,6 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cache=cache
 smolvmm=.build/release/smolvmm
 initramfs=$cache/initramfs.cpio
+disk_initramfs=$cache/initramfs-disk.cpio
+tools_disk=$cache/tools-disk.img
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -57,12 +59,30 @@ build_smolvmm() {
     swift build -c release --static-swift-stdlib --product smolvmm
 }
 
+# Whether a file is missing or older than one of those that it is made from.
+outdated() {
+    local file=$1
+    shift
+    [[ ! -e $file || -n $(find "$@" -newer "$file" -print -quit) ]]
+}
+
 build_initramfs() {
-    local newer
-    newer=$(find guest -newer "$initramfs" -print -quit 2>/dev/null || echo missing)
-    if [[ -n $newer || ! -e $initramfs ]]; then
-        mkdir -p "$cache"
+    if outdated "$initramfs" guest; then
         guest/build-initramfs "$initramfs"
+    fi
+}
+
+# The test guest with the cloud kernel's drivers for virtio devices.
+build_disk_initramfs() {
+    tools/fetch-kernel cloud
+    if outdated "$disk_initramfs" guest "$cache/modules-cloud"; then
+        guest/build-initramfs "$disk_initramfs" --modules "$cache/modules-cloud"
+    fi
+}
+
+build_tools_disk() {
+    if outdated "$tools_disk" guest/build-tools-disk; then
+        guest/build-tools-disk "$tools_disk"
     fi
 }
 
@@ -72,4 +92,10 @@ prepare_machine() {
     build_smolvmm
     tools/fetch-kernel cloud
     build_initramfs
+}
+
+# What tests and measurements of disks take besides.
+prepare_disks() {
+    build_disk_initramfs
+    build_tools_disk
 }

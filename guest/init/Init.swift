@@ -63,7 +63,7 @@ struct Init {
         if errand != .interactive { Console.setEcho(false) }
         switch errand {
         case .interactive, .test, .provision: break
-        case .shell: shell(on: terminal)
+        case .shell: shell(on: terminal, echo: false)
         case .reboot: end(.reboot)
         case .powerOff: end(.powerOff)
         case .halt: end(.halt)
@@ -133,7 +133,7 @@ struct Init {
         } else if command.equals("panic") {
             panic()
         } else if command.equals("sh") {
-            shell(on: terminal)
+            shell(on: terminal, echo: true)
         } else if command.hasPrefix("echo ") {
             var line = Line("smolvmm-guest: ")
             line.add(command.dropFirst(5))
@@ -143,8 +143,9 @@ struct Init {
         }
     }
 
-    private static func shell(on terminal: Terminal) {
-        let echoed = Console.setEcho(true)
+    /// Without echo busybox does not edit lines either, nor ask the terminal where its cursor is: right for scripts.
+    private static func shell(on terminal: Terminal, echo: Bool) {
+        let echoed = Console.setEcho(echo)
         defer { Console.setEcho(echoed) }
         if !Kernel.run("/bin/sh", console: terminal.path) { say("smolvmm-guest: the shell ended with a failure") }
     }
