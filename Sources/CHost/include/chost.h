@@ -2,6 +2,7 @@
 // What Swift cannot import from system headers: thin static inline functions, no logic.
 #pragma once
 
+#include "chost_file.h"
 #include "chost_memory.h"
 #include "chost_socket.h"
 #include "chost_vector.h"
