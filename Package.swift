@@ -29,7 +29,7 @@ let package = Package(
             name: "HypervisorSoftware",
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(name: "DiskImage", dependencies: ["CHost", "CAio", "CZlib", "CZstd"]),
-        .target(name: "Virtio", dependencies: ["DiskImage", "Bus", "GuestMemory", "Snapshot"]),
+        .target(name: "Virtio", dependencies: ["CHost", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "Devices",
             dependencies: ["Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
@@ -39,19 +39,19 @@ let package = Package(
         .target(
             name: "Bundle",
             dependencies: [
-                "CHost", "CZstd", "GuestMemory", "Snapshot",
+                "CHost", "CZstd", "DiskImage", "GuestMemory", "Snapshot",
                 .product(name: "Crypto", package: "swift-crypto"),
             ]),
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "Boot", "Bundle", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus",
-                "GuestMemory", "Snapshot",
+                "CHost", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware", "Hypervisor", "X86",
+                "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "Machine", "Bundle",
+                "CHost", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),

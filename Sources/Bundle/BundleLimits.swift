@@ -18,6 +18,11 @@ enum BundleLimits {
     static let processors = 1...255
     static let commandLine = 4096
     static let memoryRanges = 16
+    static let disks = 16
+    /// Images outside of the bundle that one disk builds on.
+    static let bases = 16
+    /// One hash for each 64 KiB of a disk: 256 MiB cover half a TiB.
+    static let diskHashes: UInt64 = 256 << 20
     static let chunk: ClosedRange<UInt64> = (64 << 10)...(1 << 20)
 }
 
@@ -45,6 +50,12 @@ enum BundleName {
     static let initramfs = "initramfs"
     static let memoryData = "memory.data"
     static let memoryIndex = "memory.index"
+
+    /// The image of disk `index`, and the hashes of its pieces.
+    static func disk(_ index: Int) -> String { "disks/\(index).qcow2" }
+    static func diskHashes(_ index: Int) -> String { "disks/\(index).sha256" }
+    /// The hashes of the pieces of image `base` that disk `index` builds on.
+    static func baseHashes(_ index: Int, _ base: Int) -> String { "disks/\(index).base\(base).sha256" }
 
     static func state(_ name: String) -> String { "state/\(name).json" }
 

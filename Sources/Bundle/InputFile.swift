@@ -11,7 +11,7 @@
 final class InputFile: Sendable {
     let path: String
     let size: UInt64
-    private let descriptor: Int32
+    let descriptor: Int32
 
     init(path: String) throws(BundleError) {
         // Not blocking: opening a pipe that nobody writes to must not hang. A regular file does not care.

@@ -48,6 +48,10 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     public var cpuModel: String
     /// The kernel's, at most 4096 bytes without NUL.
     public var commandLine: String
+    /// In the guest's order.
+    public var disks: [DiskConfiguration] = []
+    /// Virtio devices beside the disks: `console`, `entropy`, `balloon`, each at most once, in the order of the bus.
+    public var devices: [String] = []
 
     public init(name: String, memoryBytes: UInt64, cpus: Int, cpuModel: String, commandLine: String) {
         self.name = name
@@ -57,7 +61,35 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         self.commandLine = commandLine
     }
 
+    private enum CodingKeys: String, CodingKey {
+        case name, memoryBytes, cpus, cpuModel, commandLine, disks, devices
+    }
+
+    /// Version 1 had neither disks nor devices.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.container(keyedBy: CodingKeys.self)
+        name = try container.decode(String.self, forKey: .name)
+        memoryBytes = try container.decode(UInt64.self, forKey: .memoryBytes)
+        cpus = try container.decode(Int.self, forKey: .cpus)
+        cpuModel = try container.decode(String.self, forKey: .cpuModel)
+        commandLine = try container.decode(String.self, forKey: .commandLine)
+        disks = try container.decodeIfPresent([DiskConfiguration].self, forKey: .disks) ?? []
+        devices = try container.decodeIfPresent([String].self, forKey: .devices) ?? []
+    }
+
     func validate() throws(BundleError) {
+        guard disks.count <= BundleLimits.disks else {
+            throw .tooLarge(
+                member: "the list of disks", size: UInt64(disks.count), limit: UInt64(BundleLimits.disks))
+        }
+        for disk in disks { try disk.validate() }
+        guard Set(disks.map(\.id)).count == disks.count else {
+            throw .invalidValue(field: "configuration.disks", value: "with one id twice", allowed: "different ids")
+        }
+        guard devices.count <= 16, devices.allSatisfy(BundleName.isValid), Set(devices).count == devices.count else {
+            throw .invalidValue(
+                field: "configuration.devices", value: "\(devices.count) names", allowed: "different names")
+        }
         guard BundleName.isValid(name) else {
             throw .invalidValue(field: "configuration.name", value: "'\(name.prefix(80))'", allowed: BundleName.allowed)
         }
@@ -102,7 +134,7 @@ public struct Manifest: Codable, Equatable, Sendable {
     }
 
     /// The newest format that this code reads, and the one it writes.
-    public static let newestFormat = 1
+    public static let newestFormat = 2
 
     public var formatVersion: Int
     /// The program that wrote the bundle.

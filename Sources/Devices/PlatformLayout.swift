@@ -22,6 +22,14 @@ public enum PlatformLayout {
     public static let localAPIC = GuestPhysicalAddress(0xfee0_0000)
     static let registerPage: UInt64 = 0x1000
 
+    /// Where the register windows of virtio devices start, one page each.
+    private static let virtio = GuestPhysicalAddress(0xd000_0000)
+    /// Virtio devices of a machine, at most: each has an interrupt line of its own.
+    public static let largestVirtioCount = Line.free.count
+
+    /// The register window of virtio device `index`, below `largestVirtioCount`.
+    public static func virtioWindow(_ index: Int) -> GuestPhysicalAddress { virtio + UInt64(index) * registerPage }
+
     /// The page that holds the generation id at its start.
     public static let generationPage = GuestPhysicalAddress(0xf_f000)
 

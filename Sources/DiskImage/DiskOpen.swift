@@ -66,6 +66,25 @@ extension DiskImage {
             usesKernel: layers.contains { $0.file.directDescriptor >= 0 })
     }
 
+    /// Opens the disk whose images are in `files`, the topmost first, whatever backing files they name, under an overlay
+    /// that is thrown away.
+    public static func open(
+        chain files: [ImageFile], formats: [DiskFormat], isReadOnly: Bool, scratchFolder: String
+    ) throws(DiskImageError) -> DiskImage {
+        var layers: [any ImageLayer] = []
+        for (file, format) in zip(files, formats) {
+            switch format {
+            case .raw: layers.append(RawLayer(file))
+            case .qcow2: layers.append(try Qcow2Layer(file))
+            }
+        }
+        guard let base = layers.first else {
+            throw .invalidValue(field: "the chain of images", value: "empty", allowed: "at least one")
+        }
+        if !isReadOnly { layers.insert(try Qcow2Create.scratchOverlay(size: base.size, in: scratchFolder), at: 0) }
+        return DiskImage(layers, isReadOnly: isReadOnly, isScratch: !isReadOnly, usesKernel: false)
+    }
+
     private static func appendBacking(
         of image: Qcow2Layer, to layers: inout [any ImageLayer], _ options: DiskOpenOptions
     ) throws(DiskImageError) {

@@ -27,6 +27,12 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     }
 }
 
+/// Keeps something that was derived from guest memory, such as decoded code.
+public protocol MemoryObserver: AnyObject {
+    /// Somebody other than a processor changes `count` bytes at `address`: about to, or just done.
+    func memoryChanges(_ address: GuestPhysicalAddress, count: UInt64)
+}
+
 /// Guest RAM (from 0 to 3 GiB, the rest from 4 GiB) and the boot ROM that ends at 4 GiB.
 ///
 /// Thread safety: the mapping never changes after `init`; contents are shared with the guest, which may change them
@@ -56,6 +62,8 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     public let regions: [Region]
     /// The view that a snapshot is written from. Only the thread that changes memory touches this.
     private var frozen: FrozenMemory?
+    /// Told of every change that `willChange` announces. Only the thread that changes memory touches this.
+    public weak var observer: (any MemoryObserver)?
 
     /// Makes zero-filled RAM of `size` bytes (a multiple of 4096, 1 MiB to 1 TiB) and an empty ROM.
     public init(size: UInt64) throws(GuestMemoryError) {
@@ -102,8 +110,15 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     /// Whether changes must be announced.
     public var isFrozen: Bool { frozen != nil }
 
-    /// To be called before bytes change that do not go through `store` or `write`: `count` bytes at `address`.
+    /// To be called before bytes change that do not go through `store` or `write`: `count` bytes at `address`. A device
+    /// whose data comes later calls it again when the data is there.
     public func willChange(_ address: GuestPhysicalAddress, count: UInt64 = 1) {
+        if let observer { observer.memoryChanges(address, count: count) }
+        preserve(address, count: count)
+    }
+
+    /// The same for a processor, which keeps what it has derived up to date by itself.
+    public func preserve(_ address: GuestPhysicalAddress, count: UInt64 = 1) {
         guard let frozen, count > 0 else { return }
         let first = address.rawValue / Self.pageSize
         let last = (address.rawValue &+ (count - 1)) / Self.pageSize

@@ -42,6 +42,7 @@ struct BlockHeader {
         unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
+        memory.observer = self
     }
 
     deinit {
@@ -59,12 +60,59 @@ struct BlockHeader {
 
     /// To be called before the guest's RAM at `physical` changes, within its page.
     func willChange(_ physical: UInt64) {
-        if memory.isFrozen { memory.willChange(GuestPhysicalAddress(physical)) }
+        if memory.isFrozen { memory.preserve(GuestPhysicalAddress(physical)) }
     }
 
     /// Sends every processor's writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
         for buffer in translations { buffer.protect(frame: frame) }
+    }
+
+    /// Header slot `slot`, which must be below the arena's capacity.
+    @inline(__always)
+    fileprivate func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
+        // SAFETY: slots are handed out below the capacity; header slots are only accessed as such.
+        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: BlockHeader.self)
+    }
+
+    /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
+    func invalidatePage(_ page: UInt64) {
+        var slot = physical.blockHead(page)
+        while slot != 0 {
+            let header = unsafe header(slot)
+            if unsafe header.pointee.isValid {
+                let count = unsafe UInt32(max(header.pointee.count, 0))
+                for position in 0...count {
+                    // SAFETY: a block's instructions follow its header, one slot each, with a closing one.
+                    let instruction = unsafe (arena + Int(slot + 1 + position) &* 32)
+                        .assumingMemoryBound(to: DecodedInstruction.self)
+                    unsafe instruction.pointee.handler = .blockInvalid
+                }
+                unsafe header.pointee.isValid = false
+                // Links to it are not followed: no time slice is that long.
+                unsafe header.pointee.count = .max
+            }
+            slot = unsafe header.pointee.pageNext
+        }
+        physical.setBlockHead(page, 0)
+        physical.setCodeMask(page, 0)
+    }
+}
+
+extension SharedCode: MemoryObserver {
+    /// Devices write guest memory: code that was decoded from there is no longer what the guest has.
+    func memoryChanges(_ address: GuestPhysicalAddress, count: UInt64) {
+        var position = address.rawValue
+        let (end, overflow) = position.addingReportingOverflow(count)
+        guard !overflow else { return }
+        while position < end, unsafe physical.pointer(position) != nil {
+            let next = min(end, (position | 4095) + 1)
+            let mask = physical.codeMask(position)
+            if mask != 0, mask & PhysicalMemory.granules(offset: position & 4095, count: next - position) != 0 {
+                invalidatePage(position & ~4095)
+            }
+            position = next
+        }
     }
 }
 
@@ -124,10 +172,7 @@ struct BlockHeader {
     }
 
     @inline(__always)
-    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
-        // SAFETY: as in `instruction`; header slots are only accessed as such.
-        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: BlockHeader.self)
-    }
+    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> { unsafe shared.header(slot) }
 
     /// The slot number of an instruction.
     @inline(__always)
@@ -222,22 +267,5 @@ struct BlockHeader {
     }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
-    func invalidatePage(_ page: UInt64) {
-        var slot = shared.physical.blockHead(page)
-        while slot != 0 {
-            let header = unsafe header(slot)
-            if unsafe header.pointee.isValid {
-                let count = unsafe UInt32(max(header.pointee.count, 0))
-                for position in 0...count {
-                    unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
-                }
-                unsafe header.pointee.isValid = false
-                // Links to it are not followed: no time slice is that long.
-                unsafe header.pointee.count = .max
-            }
-            slot = unsafe header.pointee.pageNext
-        }
-        shared.physical.setBlockHead(page, 0)
-        shared.physical.setCodeMask(page, 0)
-    }
+    func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }
 }

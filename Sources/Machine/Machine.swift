@@ -5,6 +5,7 @@ public import Bundle
 internal import Bus
 internal import Boot
 internal import Devices
+public import DiskImage
 internal import GuestMemory
 internal import Hypervisor
 internal import HypervisorSoftware
@@ -31,6 +32,7 @@ public final class Machine {
     let bus: Bus
     let clock: GuestClock
     let platform: Platform
+    let virtio: MachineVirtio
     let virtualMachine: any VirtualMachine
     var processors: [Processor] = []
     let events: MachineEvents
@@ -54,9 +56,12 @@ public final class Machine {
 
     var freeze: Freeze?
     var inputWaits = false
+    /// What could not be written when the machine ended, as sentences.
+    public internal(set) var closingFailures: [String] = []
 
     init(
-        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], trigger: FreezeTrigger?
+        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
+        trigger: FreezeTrigger?
     ) throws(MachineError) {
         try CPUModel.check(configuration.cpuModel)
         control = try MachineControl()
@@ -69,9 +74,13 @@ public final class Machine {
         clock.pause()
         bus = Bus()
         events = MachineEvents(trigger: trigger.map { TextMatcher($0.text) })
+        let virtioCount = try MachineVirtio.count(configuration)
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
-            platform = try Platform(processors: configuration.cpus, bus: bus, clock: clock, memory: memory)
+            platform = try Platform(
+                processors: configuration.cpus, bus: bus, clock: clock, memory: memory,
+                devices: VirtioDefinition.devices(virtioCount))
+            virtio = try MachineVirtio(configuration, images: disks, platform: platform, bus: bus, memory: memory)
             virtualMachine = SoftwareVirtualMachine(
                 memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus)
             for index in 0..<configuration.cpus {
@@ -87,11 +96,15 @@ public final class Machine {
     }
 
     /// A machine that will boot `kernel`.
-    /// - Parameter trigger: the text at which it is frozen and ends.
+    /// - Parameters:
+    ///   - disks: one for each of the configuration's, open; the machine closes them.
+    ///   - trigger: the text at which it is frozen and ends.
     public static func boot(
-        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], trigger: FreezeTrigger? = nil
+        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
+        trigger: FreezeTrigger? = nil
     ) throws(MachineError) -> Machine {
-        let machine = try Machine(configuration, kernel: kernel, initramfs: initramfs, trigger: trigger)
+        let machine = try Machine(
+            configuration, kernel: kernel, initramfs: initramfs, disks: disks, trigger: trigger)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine
@@ -131,6 +144,7 @@ public final class Machine {
 
     /// A guest reboot: everything at power-on, the kernel loaded again.
     func reboot() throws(MachineError) {
+        virtio.reset()
         do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
         events.reset()
         try loadBootImage()

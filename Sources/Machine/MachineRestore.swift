@@ -9,11 +9,12 @@ internal import Snapshot
 internal import X86
 
 extension Machine {
-    /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot.
+    /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot. Its disks get overlays
+    /// in `scratchFolder`, which end with it.
     ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
@@ -21,7 +22,9 @@ extension Machine {
         let (kernel, initramfs) = try loading { () throws(BundleError) in
             (try bundle.kernel(), try bundle.initramfs())
         }
-        let machine = try Machine(configuration, kernel: kernel, initramfs: initramfs, trigger: nil)
+        let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
+        let machine = try Machine(
+            configuration, kernel: kernel, initramfs: initramfs, disks: disks, trigger: nil)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)
@@ -49,7 +52,12 @@ extension Machine {
             processorStates.append(try read(Layer.processor(index), as: CPUState.self))
         }
         var platformStates: [String: any Codable & Sendable] = [:]
+        var virtioStates: [String: any Codable & Sendable] = [:]
         for name in left.sorted() {
+            if let type = virtio.stateType(of: name) {
+                virtioStates[name] = try read(name, as: type)
+                continue
+            }
             guard let type = platform.stateType(of: name) else {
                 throw .state(
                     "the bundle has state of a layer '\(name)' that this smolvmm does not know: update smolvmm")
@@ -57,8 +65,11 @@ extension Machine {
             platformStates[name] = try read(name, as: type)
         }
         do throws(SnapshotError) {
+            let restoreVirtio = try virtio.prepare(virtioStates)
             try clock.restoreState(clockState)
             try platform.restoreStates(platformStates)
+            restoreVirtio()
+            virtio.synchronizeInterrupts()
         } catch {
             throw .state(error.description)
         }

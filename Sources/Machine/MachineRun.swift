@@ -17,6 +17,8 @@ extension Machine {
         flushConsole()
         // Somebody may still wait for a snapshot that is being written: the writer only reads memory, let it finish.
         finishFreeze()
+        virtio.drain()
+        closingFailures = virtio.close()
         control.close()
         return end
     }
@@ -39,6 +41,7 @@ extension Machine {
                 continue
             }
             if inputWaits { feedInput() }
+            virtio.poll()
             let now = clock.now
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
 
@@ -95,7 +98,7 @@ extension Machine {
         if let deadline, deadline <= now { return }
         flushConsole()
         statistics.waits += 1
-        control.wake.wait(nanoseconds: deadline.map { $0 - now })
+        control.wake.wait(nanoseconds: deadline.map { $0 - now }, others: virtio.descriptors)
     }
 
     // MARK: What the guest asked for

@@ -23,7 +23,7 @@ extension Machine {
                 let name = Layer.processor(index)
                 states.append((name, try encodeState(processors[index].cpu.saveState(), layer: name)))
             }
-            for (name, state) in platform.saveStates() {
+            for (name, state) in platform.saveStates() + virtio.saveStates() {
                 states.append((name, try encodeState(state, layer: name)))
             }
         } catch {

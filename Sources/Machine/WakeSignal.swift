@@ -46,9 +46,13 @@ public final class WakeSignal: Sendable {
         while unsafe read(descriptor, &bytes, 64) == 64 {}
     }
 
-    /// Waits until the signal is set, at most `nanoseconds` (nil: for ever), and clears it.
-    public func wait(nanoseconds: UInt64? = nil) {
-        _ = chost_wait_readable(descriptor, nanoseconds.map { Int64(clamping: $0) } ?? -1)
+    /// Waits until the signal is set or one of `others` is readable, at most `nanoseconds` (nil: for ever); clears the
+    /// signal.
+    public func wait(nanoseconds: UInt64? = nil, others: [Int32] = []) {
+        let descriptors = [descriptor] + others
+        // SAFETY: as many descriptors as are passed.
+        unsafe _ = chost_wait_readable(
+            descriptors, Int32(descriptors.count), nanoseconds.map { Int64(clamping: $0) } ?? -1)
         drain()
     }
 }

@@ -45,6 +45,13 @@ enum HostFile {
         unsafe sysRead(descriptor, buffer.baseAddress.map { unsafe $0 + start }, buffer.count - start)
     }
 
+    /// Where large files go that end with the process: `TMPDIR`, or a folder that is on a disk and not in memory.
+    static var scratchFolder: String {
+        // SAFETY: the environment is not changed by this process; the text is copied.
+        if let told = unsafe getenv("TMPDIR"), unsafe told.pointee != 0 { return unsafe String(cString: told) }
+        return "/var/tmp"
+    }
+
     /// `path` as it is understood from any folder.
     static func absolute(_ path: String) throws(CommandError) -> String {
         if path.hasPrefix("/") { return path }

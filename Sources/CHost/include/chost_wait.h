@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waiting for one descriptor with a time limit finer than a millisecond.
+// Waiting for descriptors with a time limit finer than a millisecond.
 #pragma once
 
 #ifdef __linux__
@@ -14,13 +14,21 @@
 #include <time.h>
 #include <unistd.h>
 
-/// Waits until `descriptor` is readable or `nanoseconds` have passed; a negative number waits for ever.
-static inline int chost_wait_readable(int descriptor, int64_t nanoseconds) {
-    struct pollfd entry = {.fd = descriptor, .events = POLLIN};
+/// Descriptors that one call can wait for.
+enum { CHOST_WAIT_LIMIT = 32 };
+
+/// Waits until one of `count` descriptors (at most CHOST_WAIT_LIMIT; more are not looked at) is readable or `nanoseconds`
+/// have passed; a negative number waits for ever.
+static inline int chost_wait_readable(const int *descriptors, int count, int64_t nanoseconds) {
+    struct pollfd entries[CHOST_WAIT_LIMIT];
+    if (count > CHOST_WAIT_LIMIT) count = CHOST_WAIT_LIMIT;
+    for (int index = 0; index < count; index++) {
+        entries[index] = (struct pollfd){.fd = descriptors[index], .events = POLLIN};
+    }
 #ifdef __linux__
     struct timespec time = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
-    return (int)syscall(SYS_ppoll, &entry, 1UL, nanoseconds < 0 ? NULL : &time, NULL, 0UL);
+    return (int)syscall(SYS_ppoll, entries, (unsigned long)count, nanoseconds < 0 ? NULL : &time, NULL, 0UL);
 #else
-    return poll(&entry, 1, nanoseconds < 0 ? -1 : (int)((nanoseconds + 999999) / 1000000));
+    return poll(entries, count, nanoseconds < 0 ? -1 : (int)((nanoseconds + 999999) / 1000000));
 #endif
 }

@@ -67,7 +67,7 @@ enum Qcow2Create {
         var header = try options.header(size: size)
         let cluster = header.clusterSize
         let l1Clusters = (UInt64(header.l1Entries) * 8 + cluster - 1) / cluster
-        let perBlock = cluster * 8 >> UInt64(header.refcountOrder)
+        let perBlock = (cluster * 8) >> UInt64(header.refcountOrder)
         // Header, refcount table, refcount blocks, L1 table: the blocks count all of them.
         var blocks: UInt64 = 1
         var tables: UInt64 = 1

@@ -74,7 +74,7 @@ final class Qcow2Layer: ImageLayer {
         hasSubclusters = header.hasExtendedL2
         entriesPerTable = clusterSize / (hasSubclusters ? 16 : 8)
         unit = hasSubclusters ? clusterSize / 32 : clusterSize
-        refcountsPerBlock = clusterSize * 8 >> UInt64(header.refcountOrder)
+        refcountsPerBlock = (clusterSize * 8) >> UInt64(header.refcountOrder)
         l1 = try file.read("the L1 table", at: header.l1Offset, count: Int(header.l1Entries) * 8).bigEndianTable
         let tableBytes = UInt64(header.refcountTableClusters) * clusterSize
         // What the file's end cuts off reads as zero.

@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Bundle
+import DiskImage
 import Machine
 
 #if canImport(Glibc)
@@ -50,6 +51,18 @@ struct BootCommand: ParsableCommand {
     var cpus = 1
 
     @Option(
+        name: .customLong("disk"),
+        help: ArgumentHelp(
+            "A disk: an image, raw or qcow2. Once for each; the guest sees them in this order as /dev/vda, /dev/vdb, ...",
+            discussion: """
+                readonly: the guest cannot write it; several machines can use it. overlay: what the guest writes goes to \
+                an overlay that ends with the machine. id: the serial number that the guest sees (disk0, disk1, ...). \
+                cached: through the host's page cache. backing=any: the image's backing file may be outside of its folder.
+                """,
+            valueName: DiskArgument.grammar))
+    var disks: [DiskArgument] = []
+
+    @Option(
         help: ArgumentHelp(
             "More for the kernel's command line.",
             discussion: """
@@ -92,6 +105,8 @@ struct BootCommand: ParsableCommand {
             throw ValidationError(
                 "--cmdline makes a command line of \(fullCommandLine.utf8.count) bytes: Linux takes 2047")
         }
+        let ids = disks.enumerated().map { $1.id ?? "disk\($0)" }
+        guard Set(ids).count == ids.count else { throw ValidationError("two of the disks have the same id") }
         if let snapshotWhen {
             guard !snapshotWhen.isEmpty else { throw ValidationError("--snapshot-when needs a text") }
             guard output != nil else { throw ValidationError("--snapshot-when needs -o FILE, the bundle to write") }
@@ -110,8 +125,14 @@ struct BootCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
 
-        let configuration = MachineConfiguration(
+        var configuration = MachineConfiguration(
             name: name.text, memoryBytes: memory.bytes, cpus: cpus, cpuModel: cpu, commandLine: fullCommandLine)
+        var images: [DiskImage] = []
+        for (index, disk) in disks.enumerated() {
+            let opened = try disk.open(index)
+            configuration.disks.append(opened.configuration)
+            images.append(opened.image)
+        }
         let progress = Progress("freezing \(name)")
         let trigger: FreezeTrigger? =
             if let snapshotWhen, let output {
@@ -120,7 +141,7 @@ struct BootCommand: ParsableCommand {
                 nil
             }
         let machine = try Machine.boot(
-            configuration, kernel: kernelBytes, initramfs: initramfsBytes, trigger: trigger)
+            configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images, trigger: trigger)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             awaitedText: snapshotWhen)

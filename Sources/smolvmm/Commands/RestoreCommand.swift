@@ -41,7 +41,8 @@ struct RestoreCommand: ParsableCommand {
         let name = name ?? MachineName(from: file, process: getpid())
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
-        let machine = try Machine.restore(bundle, name: name.text, clock: resetClock)
+        let machine = try Machine.restore(
+            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
         let status = try attachment.run(machine)

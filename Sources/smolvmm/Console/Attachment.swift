@@ -46,7 +46,9 @@ struct Attachment {
         pump.finish(patiently: end != .stopped)
         terminal?.leave()
         if showsStatistics { show(machine.statistics) }
-        return report(end)
+        for failure in machine.closingFailures { tell(error: failure) }
+        let status = report(end)
+        return status == .success && !machine.closingFailures.isEmpty ? .failure : status
     }
 
     private func report(_ end: MachineEnd) -> ExitStatus {

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Disks in a bundle: real qcow2 images that are used in place, each piece checked against its hash when it is first read.
+
+public import DiskImage
+internal import Synchronization
+
+/// A disk that goes into a bundle.
+public struct BundleDiskContents: Sendable {
+    /// The disk, or what of it lies above `bases`.
+    public var source: any DiskSource & Sendable
+    /// Images that stay outside, the topmost first, as the configuration names them.
+    public var bases: [any DiskSource & Sendable]
+
+    public init(source: any DiskSource & Sendable, bases: [any DiskSource & Sendable] = []) {
+        self.source = source
+        self.bases = bases
+    }
+}
+
+/// The hashes of a file's pieces: SHA-256 of each 64 KiB, the last one of what is left.
+struct PieceHashes: Sendable {
+    static let piece: UInt64 = 64 << 10
+
+    private(set) var bytes: [UInt8]
+
+    init(bytes: [UInt8]) { self.bytes = bytes }
+
+    /// Room for the hashes of `size` bytes.
+    init(size: UInt64) { bytes = [UInt8](repeating: 0, count: Int(Self.count(size)) * Digest.size) }
+
+    /// Pieces of a file of `size` bytes.
+    static func count(_ size: UInt64) -> UInt64 { (size + piece - 1) / piece }
+
+    mutating func set(_ number: UInt64, _ hash: [UInt8]) {
+        let start = Int(number) * Digest.size
+        if bytes.count < start + Digest.size {
+            bytes += [UInt8](repeating: 0, count: start + Digest.size - bytes.count)
+        }
+        bytes.replaceSubrange(start..<start + Digest.size, with: hash)
+    }
+
+    func matches(_ number: UInt64, _ piece: UnsafeRawBufferPointer) -> Bool {
+        let start = Int(number) * Digest.size
+        guard start + Digest.size <= bytes.count else { return false }
+        // SAFETY: the range lies in `bytes`; the buffer is only used inside the closure.
+        return unsafe bytes.withUnsafeBytes { hashes in
+            unsafe Digest.matches(piece, UnsafeRawBufferPointer(rebasing: hashes[start..<start + Digest.size]))
+        }
+    }
+}
+
+/// Checks pieces of a file when they are first used. Any thread.
+final class PieceVerifier: RangeVerifier {
+    private let hashes: PieceHashes
+    private let member: String
+    private let size: UInt64
+    private let file: InputFile
+    /// Where the pieces start in the file.
+    private let start: UInt64
+    /// One bit for each piece that was right.
+    private let verified: Mutex<[UInt64]>
+
+    init(_ hashes: PieceHashes, member: String, file: InputFile, start: UInt64, size: UInt64) {
+        self.hashes = hashes
+        self.member = member
+        self.file = file
+        self.start = start
+        self.size = size
+        verified = Mutex([UInt64](repeating: 0, count: Int((PieceHashes.count(size) + 63) / 64)))
+    }
+
+    func verify(offset: UInt64, count: UInt64) throws(DiskImageError) {
+        guard count > 0, offset < size else { return }
+        let last = (min(offset + count, size) - 1) / PieceHashes.piece
+        for number in offset / PieceHashes.piece...last {
+            if verified.withLock({ $0[Int(number / 64)] >> (number % 64) & 1 == 1 }) { continue }
+            try verifyPiece(number)
+            verified.withLock { $0[Int(number / 64)] |= 1 << (number % 64) }
+        }
+    }
+
+    private func verifyPiece(_ number: UInt64) throws(DiskImageError) {
+        let offset = number * PieceHashes.piece
+        guard let buffer = WorkBuffer(count: Int(min(PieceHashes.piece, size - offset))) else {
+            throw .outOfMemory(purpose: "checking \(member)")
+        }
+        do throws(BundleError) { unsafe try file.read(member, at: start + offset, into: buffer.bytes) } catch {
+            throw .corrupt(path: member, reason: error.description)
+        }
+        guard unsafe hashes.matches(number, UnsafeRawBufferPointer(buffer.bytes)) else {
+            throw .corrupt(path: member, reason: "the 64 KiB at offset \(offset) do not have their SHA-256")
+        }
+    }
+}
+
+extension BundleReader {
+    /// The machine's disks, each under an overlay of its own in `scratchFolder` that ends with the process. Data is read
+    /// from the bundle, and checked, when it is used.
+    public func openDisks(scratchFolder: String) throws(BundleError) -> [DiskImage] {
+        var disks: [DiskImage] = []
+        for (index, disk) in manifest.configuration.disks.enumerated() {
+            do throws(DiskImageError) {
+                var files = [try diskFile(index)]
+                for (number, base) in disk.bases.enumerated() { files.append(try baseFile(index, number, base)) }
+                let image = try DiskImage.open(
+                    chain: files, formats: [.qcow2] + disk.bases.map { DiskFormat(rawValue: $0.format) ?? .raw },
+                    isReadOnly: disk.isReadOnly, scratchFolder: scratchFolder)
+                guard image.size == disk.size else {
+                    throw .corrupt(
+                        path: BundleName.disk(index), reason: "it has \(image.size) bytes, the manifest says \(disk.size)")
+                }
+                disks.append(image)
+            } catch {
+                throw .disk(id: disk.id, reason: error.description)
+            }
+        }
+        return disks
+    }
+
+    /// The image of disk `index`, in place.
+    func diskFile(_ index: Int) throws(DiskImageError) -> ImageFile {
+        let name = BundleName.disk(index)
+        guard let entry = entries.first(where: { $0.name == name }) else {
+            throw .corrupt(path: path, reason: "it has no member \(name)")
+        }
+        let start: UInt64
+        do throws(BundleError) { start = try dataOffset(of: name) } catch {
+            throw .corrupt(path: path, reason: error.description)
+        }
+        let verifier = PieceVerifier(
+            try hashes(BundleName.diskHashes(index), entry.size), member: name, file: file, start: start,
+            size: entry.size)
+        return try ImageFile(
+            path: "\(path):\(name)", descriptor: file.descriptor, start: start, size: entry.size, verifier: verifier)
+    }
+
+    private func hashes(_ name: String, _ size: UInt64) throws(DiskImageError) -> PieceHashes {
+        let bytes: [UInt8]
+        do throws(BundleError) { bytes = try read(name) } catch { throw .corrupt(path: path, reason: error.description) }
+        guard UInt64(bytes.count) == PieceHashes.count(size) * UInt64(Digest.size) else {
+            throw .corrupt(path: path, reason: "\(name) has \(bytes.count) bytes, not a hash for each 64 KiB of \(size)")
+        }
+        return PieceHashes(bytes: bytes)
+    }
+
+    /// An image outside of the bundle, which must be what it was.
+    private func baseFile(
+        _ index: Int, _ number: Int, _ base: DiskConfiguration.Base
+    ) throws(DiskImageError) -> ImageFile {
+        let hashes = try hashes(BundleName.baseHashes(index, number), base.fileBytes)
+        let input: InputFile
+        do throws(BundleError) { input = try InputFile(path: base.path) } catch {
+            throw .backingRefused(image: path, backing: base.path, reason: error.description)
+        }
+        guard input.size == base.fileBytes else {
+            throw .backingRefused(
+                image: path, backing: base.path,
+                reason: "it has \(input.size) bytes, had \(base.fileBytes) when the machine was frozen")
+        }
+        let verifier = PieceVerifier(hashes, member: base.path, file: input, start: 0, size: base.fileBytes)
+        return try ImageFile(
+            path: base.path, descriptor: input.descriptor, start: 0, size: input.size, verifier: verifier)
+    }
+}

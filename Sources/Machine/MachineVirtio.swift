@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// The machine's virtio devices: disks in the order of the configuration, then what it names beside them.
+
+internal import Bundle
+internal import Bus
+internal import Devices
+internal import DiskImage
+internal import GuestMemory
+internal import Snapshot
+internal import Virtio
+
+/// Virtio devices at their places on the bus.
+final class MachineVirtio {
+    let disks: [BlockDevice]
+    /// Every device, in the order of the bus.
+    let slots: [any VirtioSlot]
+
+    init(_ configuration: MachineConfiguration, images: [DiskImage], platform: Platform, bus: Bus, memory: GuestMemory)
+        throws
+    {
+        var slots: [any VirtioSlot] = []
+        func place<Device: VirtioDevice>(_ device: Device, _ name: String) {
+            slots.append(
+                MMIOTransport(
+                    device, name: name, memory: memory,
+                    interrupt: InterruptLine(platform.interrupts, PlatformLayout.Line.free[slots.count])))
+        }
+        var disks: [BlockDevice] = []
+        for (index, (disk, image)) in zip(configuration.disks, images).enumerated() {
+            let device = BlockDevice(disk: image, serial: disk.id, queues: min(configuration.cpus, 8))
+            disks.append(device)
+            place(device, "virtio-blk\(index)")
+        }
+        self.disks = disks
+        self.slots = slots
+        for (index, slot) in slots.enumerated() {
+            try bus.attach(slot, memory: PlatformLayout.virtioWindow(index), size: virtioWindowSize)
+        }
+    }
+
+    /// How many devices the configuration asks for.
+    static func count(_ configuration: MachineConfiguration) throws(MachineError) -> Int {
+        let count = configuration.disks.count + configuration.devices.count
+        guard count <= PlatformLayout.largestVirtioCount else {
+            throw .invalidConfiguration(
+                field: "the number of disks", value: "\(configuration.disks.count)",
+                allowed: "at most \(PlatformLayout.largestVirtioCount - configuration.devices.count)")
+        }
+        return count
+    }
+
+    func reset() { for slot in slots { slot.reset() } }
+
+    // MARK: Host events
+
+    /// Hands ended requests to the guest.
+    func poll() { for disk in disks where disk.isBusy { disk.poll() } }
+
+    /// Waits until no request is under way.
+    func drain() { for disk in disks { disk.drain() } }
+
+    /// What becomes readable when a request that is under way ends.
+    var descriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
+
+    /// Leaves every image whole; what went wrong, as sentences.
+    func close() -> [String] {
+        var failures: [String] = []
+        for disk in disks {
+            do throws(DiskImageError) { try disk.disk.close() } catch { failures.append(error.description) }
+        }
+        return failures
+    }
+
+    // MARK: Save and restore
+
+    func saveStates() -> [(name: String, state: any Codable & Sendable)] {
+        slots.map { ($0.layerName, $0.saveState()) }
+    }
+
+    func stateType(of name: String) -> (any (Codable & Sendable).Type)? {
+        slots.first { $0.layerName == name }?.stateType
+    }
+
+    /// Validates all states, then returns what takes them over.
+    func prepare(_ states: [String: any Codable & Sendable]) throws(SnapshotError) -> () -> Void {
+        var assignments: [() -> Void] = []
+        for slot in slots { assignments.append(try slot.prepare(states[slot.layerName])) }
+        return { for assign in assignments { assign() } }
+    }
+
+    func synchronizeInterrupts() { for slot in slots { slot.synchronizeInterrupt() } }
+}
