@@ -49,6 +49,45 @@ struct PieceHashes: Sendable {
     }
 }
 
+extension PieceHashes {
+    /// The hashes of all of `file`'s bytes; what it does not store is zeros.
+    init(of file: any DiskSource, id: String) throws(BundleError) {
+        self.init(size: file.size)
+        guard let buffer = WorkBuffer(count: Int(Self.piece)) else { throw .outOfMemory(purpose: "hashing a disk") }
+        do throws(DiskImageError) {
+            for number in 0..<Self.count(file.size) {
+                let size = Int(min(Self.piece, file.size - number * Self.piece))
+                // SAFETY: `size` is at most a piece.
+                let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<size])
+                unsafe try file.read(at: number * Self.piece, into: piece)
+                unsafe set(number, Digest.of(UnsafeRawBufferPointer(piece)))
+            }
+        } catch {
+            throw .disk(id: id, reason: error.description)
+        }
+    }
+}
+
+/// Size, hashes and CRC-32 of a disk as its clusters are written: from the second on, then the first.
+final class DiskSink: ClusterObserver {
+    private(set) var hashes = PieceHashes(bytes: [])
+    private var first = CRC32()
+    private var rest = CRC32()
+    private(set) var size: UInt64 = 0
+
+    func wrote(cluster number: UInt64, _ bytes: UnsafeRawBufferPointer) {
+        unsafe hashes.set(number, Digest.of(bytes))
+        size += UInt64(bytes.count)
+        if number == 0 { unsafe first.update(bytes) } else { unsafe rest.update(bytes) }
+    }
+
+    var crc: CRC32 {
+        var whole = first
+        whole.append(rest, count: size - PieceHashes.piece)
+        return whole
+    }
+}
+
 /// Checks pieces of a file when they are first used. Any thread.
 final class PieceVerifier: RangeVerifier {
     private let hashes: PieceHashes
@@ -107,7 +146,8 @@ extension BundleReader {
                     isReadOnly: disk.isReadOnly, scratchFolder: scratchFolder)
                 guard image.size == disk.size else {
                     throw .corrupt(
-                        path: BundleName.disk(index), reason: "it has \(image.size) bytes, the manifest says \(disk.size)")
+                        path: BundleName.disk(index),
+                        reason: "it has \(image.size) bytes, the manifest says \(disk.size)")
                 }
                 disks.append(image)
             } catch {
@@ -115,6 +155,32 @@ extension BundleReader {
             }
         }
         return disks
+    }
+
+    /// Checks every piece of every disk, and the images' CRC-32s.
+    func verifyDisks() throws(BundleError) {
+        for index in manifest.configuration.disks.indices {
+            let name = BundleName.disk(index)
+            guard let entry = entries.first(where: { $0.name == name }) else { throw .noSuchMember(name) }
+            let hashes = PieceHashes(bytes: try read(BundleName.diskHashes(index)))
+            let start = try dataOffset(of: name)
+            guard let buffer = WorkBuffer(count: Int(PieceHashes.piece)) else {
+                throw .outOfMemory(purpose: "checking a disk")
+            }
+            var crc = CRC32()
+            for number in 0..<PieceHashes.count(entry.size) {
+                let offset = number * PieceHashes.piece
+                // SAFETY: not more than a piece.
+                let piece = unsafe UnsafeMutableRawBufferPointer(
+                    rebasing: buffer.bytes[..<Int(min(PieceHashes.piece, entry.size - offset))])
+                unsafe try file.read(name, at: start + offset, into: piece)
+                guard unsafe hashes.matches(number, UnsafeRawBufferPointer(piece)) else {
+                    throw .damaged(member: name, reason: "the 64 KiB at offset \(offset) do not have their SHA-256")
+                }
+                unsafe crc.update(UnsafeRawBufferPointer(piece))
+            }
+            guard crc.value == entry.crc else { throw Self.wrongCRC(name) }
+        }
     }
 
     /// The image of disk `index`, in place.
@@ -136,9 +202,12 @@ extension BundleReader {
 
     private func hashes(_ name: String, _ size: UInt64) throws(DiskImageError) -> PieceHashes {
         let bytes: [UInt8]
-        do throws(BundleError) { bytes = try read(name) } catch { throw .corrupt(path: path, reason: error.description) }
+        do throws(BundleError) { bytes = try read(name) } catch {
+            throw .corrupt(path: path, reason: error.description)
+        }
         guard UInt64(bytes.count) == PieceHashes.count(size) * UInt64(Digest.size) else {
-            throw .corrupt(path: path, reason: "\(name) has \(bytes.count) bytes, not a hash for each 64 KiB of \(size)")
+            throw .corrupt(
+                path: path, reason: "\(name) has \(bytes.count) bytes, not a hash for each 64 KiB of \(size)")
         }
         return PieceHashes(bytes: bytes)
     }

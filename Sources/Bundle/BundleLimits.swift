@@ -51,6 +51,13 @@ enum BundleName {
     static let memoryData = "memory.data"
     static let memoryIndex = "memory.index"
 
+    static let disksFolder = "disks/"
+
+    /// Whether a member's pieces have hashes of their own, in another member.
+    static func hasOwnHashes(_ member: String) -> Bool {
+        member == memoryData || (member.hasPrefix(disksFolder) && member.hasSuffix(".qcow2"))
+    }
+
     /// The image of disk `index`, and the hashes of its pieces.
     static func disk(_ index: Int) -> String { "disks/\(index).qcow2" }
     static func diskHashes(_ index: Int) -> String { "disks/\(index).sha256" }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a `.smolmachine` file: all of it, or nothing. docs/bundle-format.md.
 
+internal import DiskImage
 internal import GuestMemory
 
 /// What goes into a bundle.
@@ -13,6 +14,8 @@ public struct BundleContents: Sendable {
     public var kernel: [UInt8]
     public var initramfs: [UInt8]
     public var memory: any MemorySource
+    /// One for each of the configuration's.
+    public var disks: [BundleDiskContents] = []
 
     public init(
         configuration: MachineConfiguration, parent: BundleIdentifier? = nil, states: [(name: String, json: [UInt8])],
@@ -46,6 +49,9 @@ public enum BundleWriter {
         try archive.add(BundleName.kernel, contents.kernel)
         try archive.add(BundleName.initramfs, contents.initramfs)
         for state in contents.states { try archive.add(BundleName.state(state.name), state.json) }
+        for (index, disk) in contents.disks.enumerated() {
+            try archive.add(disk, contents.configuration.disks[index], index)
+        }
 
         let memory = MemoryWriter(
             source: contents.memory, file: file, start: archive.dataOffset(of: BundleName.memoryData))
@@ -72,6 +78,11 @@ public enum BundleWriter {
     /// Refuses what a reader would refuse, before any work is done.
     private static func check(_ contents: BundleContents) throws(BundleError) {
         try contents.configuration.validate()
+        guard contents.disks.count == contents.configuration.disks.count else {
+            throw .invalidValue(
+                field: "the number of disks", value: "\(contents.disks.count)",
+                allowed: "\(contents.configuration.disks.count), as the configuration says")
+        }
         let ranges = contents.memory.ranges
         var end: UInt64 = 0
         var total: UInt64 = 0
@@ -106,8 +117,9 @@ public enum BundleWriter {
             stateBytes += state.json.count
         }
         try limit("state/", stateBytes, BundleLimits.allStates)
-        // Five members are not states: kernel, initramfs, memory.data, memory.index and the manifest.
-        try limit("the list of states", contents.states.count, BundleLimits.members - 5)
+        // Kernel, initramfs, memory.data, memory.index and the manifest are no states, nor are the disks.
+        let others = 5 + contents.disks.reduce(0) { $0 + 2 + $1.bases.count }
+        try limit("the list of states", contents.states.count, BundleLimits.members - others)
     }
 
     private static func limit(_ member: String, _ size: Int, _ limit: Int) throws(BundleError) {
@@ -132,6 +144,29 @@ private struct ArchiveWriter {
     mutating func add(_ name: String, _ data: [UInt8]) throws(BundleError) {
         try file.write(data, at: dataOffset(of: name))
         try addHeader(name, size: UInt64(data.count), crc: CRC32(data), sha256: hexadecimal(Digest.of(data)))
+    }
+
+    /// Adds a disk and the hashes of its pieces, and of the pieces of what stays outside.
+    mutating func add(
+        _ disk: BundleDiskContents, _ configuration: DiskConfiguration, _ index: Int
+    ) throws(BundleError) {
+        let name = BundleName.disk(index)
+        let sink = DiskSink()
+        do throws(DiskImageError) {
+            let image = try ImageFile(path: file.path, appendingTo: file.descriptor, start: dataOffset(of: name))
+            var options = Qcow2Options()
+            options.clusterSize = PieceHashes.piece
+            options.backingFile = configuration.bases.first?.path
+            options.backingFormat = configuration.bases.first.flatMap { DiskFormat(rawValue: $0.format) }
+            try Qcow2Stream.write(disk.source, to: image, options, observer: sink)
+        } catch {
+            throw .disk(id: configuration.id, reason: error.description)
+        }
+        try addWritten(name, size: sink.size, crc: sink.crc)
+        try add(BundleName.diskHashes(index), sink.hashes.bytes)
+        for (number, base) in disk.bases.enumerated() {
+            try add(BundleName.baseHashes(index, number), try PieceHashes(of: base, id: configuration.id).bytes)
+        }
     }
 
     /// Adds a member whose data is in the file already, at `dataOffset`.

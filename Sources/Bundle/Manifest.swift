@@ -217,11 +217,11 @@ extension Manifest {
                 allowed: "UTC like 2026-01-31T23:59:59Z")
         }
         try configuration.validate()
-        try Self.validate(members)
+        try validate(members)
     }
 
-    /// The members of version 1, each once, in their order: kernel, initramfs, states, memory.data, memory.index.
-    private static func validate(_ members: [Member]) throws(BundleError) {
+    /// Each member once, in their order: kernel, initramfs, states, disks with their hashes, memory.data, memory.index.
+    private func validate(_ members: [Member]) throws(BundleError) {
         guard members.count <= BundleLimits.members else {
             throw .tooLarge(
                 member: "the list of members", size: UInt64(members.count), limit: UInt64(BundleLimits.members))
@@ -230,7 +230,7 @@ extension Manifest {
         var stateBytes: UInt64 = 0
         var lastRank = 0
         for member in members {
-            guard let (rank, limit) = place(of: member.name) else {
+            guard let (rank, limit) = Self.place(of: member.name) else {
                 throw .damaged(
                     member: BundleName.manifest, reason: "it lists a member '\(member.name.prefix(80))' that cannot be")
             }
@@ -250,16 +250,25 @@ extension Manifest {
             }
             let hashIsRight =
                 if let hash = member.sha256 {
-                    member.name != BundleName.memoryData && isHexadecimal(hash, count: 64)
+                    !BundleName.hasOwnHashes(member.name) && isHexadecimal(hash, count: 64)
                 } else {
-                    member.name == BundleName.memoryData
+                    BundleName.hasOwnHashes(member.name)
                 }
             guard hashIsRight else {
                 throw .damaged(member: member.name, reason: "its hash is missing or cannot be")
             }
         }
+        var disks: Set<String> = []
+        for (index, disk) in configuration.disks.enumerated() {
+            disks.formUnion([BundleName.disk(index), BundleName.diskHashes(index)])
+            for base in disk.bases.indices { disks.insert(BundleName.baseHashes(index, base)) }
+        }
         let required = [BundleName.kernel, BundleName.initramfs, BundleName.memoryData, BundleName.memoryIndex]
-        for name in required where !seen.contains(name) { throw .noSuchMember(name) }
+        for name in required + disks.sorted() where !seen.contains(name) { throw .noSuchMember(name) }
+        for name in seen.sorted() where name.hasPrefix(BundleName.disksFolder) && !disks.contains(name) {
+            throw .damaged(
+                member: BundleName.manifest, reason: "it lists '\(name)', which belongs to none of its disks")
+        }
     }
 
     /// Where a member may stand, and its largest size; nil for a name that version 1 does not know.
@@ -267,9 +276,14 @@ extension Manifest {
         switch name {
         case BundleName.kernel: (1, UInt64(BundleLimits.kernel))
         case BundleName.initramfs: (2, UInt64(BundleLimits.initramfs))
-        case BundleName.memoryData: (4, 1 << 41)
-        case BundleName.memoryIndex: (5, 1 << 30)
-        default: BundleName.stateName(of: name) == nil ? nil : (3, UInt64(BundleLimits.state))
+        case BundleName.memoryData: (5, 1 << 41)
+        case BundleName.memoryIndex: (6, 1 << 30)
+        default:
+            if name.hasPrefix(BundleName.disksFolder) {
+                BundleName.hasOwnHashes(name) ? (4, 1 << 43) : (4, BundleLimits.diskHashes)
+            } else {
+                BundleName.stateName(of: name) == nil ? nil : (3, UInt64(BundleLimits.state))
+            }
         }
     }
 }

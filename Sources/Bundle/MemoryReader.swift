@@ -38,11 +38,12 @@ extension BundleReader {
     /// Checks every hash, every frame and every CRC-32 of the bundle.
     public func verify(threads: Int = 2, progress: ((Double) -> Void)? = nil) throws(BundleError) -> VerificationReport
     {
-        for entry in entries where entry.name != BundleName.memoryData && entry.name != BundleName.manifest {
+        for entry in entries where !BundleName.hasOwnHashes(entry.name) && entry.name != BundleName.manifest {
             guard CRC32(try read(entry.name)).value == entry.crc else {
                 throw Self.wrongCRC(entry.name)
             }
         }
+        try verifyDisks()
         let job = MemoryReader(index: index, file: file, start: try dataOffset(of: BundleName.memoryData), target: nil)
         let crc = try job.run(threads: threads, progress: progress)
         for entry in entries where entry.name == BundleName.memoryData && entry.crc != crc.value {
@@ -51,7 +52,7 @@ extension BundleReader {
         return VerificationReport(members: entries.count, chunks: index.count, bytes: file.size)
     }
 
-    private static func wrongCRC(_ name: String) -> BundleError {
+    static func wrongCRC(_ name: String) -> BundleError {
         .damaged(member: name, reason: "its bytes do not have the CRC-32 in the directory")
     }
 

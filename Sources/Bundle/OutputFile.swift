@@ -11,7 +11,7 @@
 final class OutputFile: Sendable {
     let path: String
     private let folder: Int32
-    private let descriptor: Int32
+    let descriptor: Int32
     private let finalName: String
     /// Hidden name in the same folder: from the start, or only during `commit` when the file has no name before.
     private let temporaryName: String

@@ -37,6 +37,8 @@ public final class Machine {
     var processors: [Processor] = []
     let events: MachineEvents
     let trigger: FreezeTrigger?
+    /// For what goes with the machine: overlays, and copies while a snapshot is written.
+    let scratchFolder: String
 
     /// For a reboot, and for the bundle.
     let kernel: [UInt8]
@@ -61,7 +63,7 @@ public final class Machine {
 
     init(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
-        trigger: FreezeTrigger?
+        scratchFolder: String, trigger: FreezeTrigger?
     ) throws(MachineError) {
         try CPUModel.check(configuration.cpuModel)
         control = try MachineControl()
@@ -70,6 +72,7 @@ public final class Machine {
         self.kernel = kernel
         self.initramfs = initramfs
         self.trigger = trigger
+        self.scratchFolder = scratchFolder
         clock = GuestClock()
         clock.pause()
         bus = Bus()
@@ -98,13 +101,15 @@ public final class Machine {
     /// A machine that will boot `kernel`.
     /// - Parameters:
     ///   - disks: one for each of the configuration's, open; the machine closes them.
+    ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
     public static func boot(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
-        trigger: FreezeTrigger? = nil
+        scratchFolder: String, trigger: FreezeTrigger? = nil
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
-            configuration, kernel: kernel, initramfs: initramfs, disks: disks, trigger: trigger)
+            configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
+            trigger: trigger)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine

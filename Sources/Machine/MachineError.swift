@@ -20,6 +20,8 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
     case state(String)
     /// Memory, the bus or the virtual processor; the text is the layer's own.
     case assembly(String)
+    /// A disk; the text is the image's own.
+    case disk(String)
     case hostRefused(what: String, errno: Int32)
     /// The machine ended before it got to the request.
     case ended
@@ -30,7 +32,7 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
         case .invalidConfiguration(let field, let value, let allowed): "\(field) is \(value), must be \(allowed)"
         case .unknownCPUModel(let model, let known):
             "the machine needs the CPU model '\(model)'; this smolvmm has only \(known)"
-        case .boot(let text), .bundle(let text), .state(let text), .assembly(let text): text
+        case .boot(let text), .bundle(let text), .state(let text), .assembly(let text), .disk(let text): text
         case .hostRefused(let what, let code): "the host refused \(what): \(errorText(code))"
         case .ended: "the machine has ended"
         case .busy(let what): "the machine is busy: \(what)"

@@ -24,7 +24,8 @@ extension Machine {
         }
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(
-            configuration, kernel: kernel, initramfs: initramfs, disks: disks, trigger: nil)
+            configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
+            trigger: nil)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)

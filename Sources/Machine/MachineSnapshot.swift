@@ -3,8 +3,10 @@
 
 internal import Bundle
 internal import Devices
+internal import DiskImage
 internal import GuestMemory
 internal import Hypervisor
+internal import Virtio
 
 extension Machine {
     /// The layers that are the machine's own; the others are the platform's.
@@ -14,7 +16,9 @@ extension Machine {
     }
 
     /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
-    private func frozen(memory source: any MemorySource) throws(MachineError) -> FrozenMachine {
+    private func frozen(
+        memory source: any MemorySource, disks: [any DiskSource & Sendable]
+    ) throws(MachineError) -> FrozenMachine {
         let requested = GuestClock.hostMonotonic()
         var states: [(name: String, json: [UInt8])] = []
         do throws(BundleError) {
@@ -29,11 +33,15 @@ extension Machine {
         } catch {
             throw .bundle(error.description)
         }
-        return FrozenMachine(
-            contents: BundleContents(
-                configuration: configuration, parent: parent, states: states, kernel: kernel, initramfs: initramfs,
-                memory: source),
-            requested: requested)
+        var contents = BundleContents(
+            configuration: configuration, parent: parent, states: states, kernel: kernel, initramfs: initramfs,
+            memory: source)
+        for (index, disk) in disks.enumerated() {
+            contents.configuration.disks[index].size = disk.size
+            contents.configuration.disks[index].bases = []
+            contents.disks.append(BundleDiskContents(source: disk))
+        }
+        return FrozenMachine(contents: contents, requested: requested)
     }
 
     /// Copies state, lets another thread write memory as it is now, and goes on; `endFreeze` follows by mail.
@@ -49,9 +57,12 @@ extension Machine {
         control.setActivity(.freezing)
         defer { updateHold() }
         do throws(MachineError) {
+            // What the guest has asked for and not been told of is done first: no request is in two machines.
+            virtio.drain()
+            let disks = try virtio.freezeDisks(scratchFolder: scratchFolder)
             let view = memory.freeze()
             virtualMachine.announceMemoryChanges()
-            let frozen = try frozen(memory: view)
+            let frozen = try frozen(memory: view, disks: disks)
             freeze?.pauseNanoseconds = GuestClock.hostMonotonic() - since
             let control = control
             try HostThread.start {
@@ -67,6 +78,7 @@ extension Machine {
         guard let ended = freeze else { return }
         freeze = nil
         memory.thaw()
+        virtio.thawDisks()
         updateHold()
         switch result {
         case .success(var report):
@@ -95,7 +107,10 @@ extension Machine {
         clock.pause()
         control.setActivity(.freezing)
         do throws(MachineError) {
-            var report = try frozen(memory: memory).write(to: trigger.path, progress: trigger.progress).get()
+            virtio.drain()
+            var report = try frozen(memory: memory, disks: virtio.disks.map(\.disk)).write(
+                to: trigger.path, progress: trigger.progress
+            ).get()
             report.pauseNanoseconds = GuestClock.hostMonotonic() - since
             return .frozen(report)
         } catch {

@@ -62,6 +62,21 @@ final class MachineVirtio {
     /// What becomes readable when a request that is under way ends.
     var descriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
 
+    /// Views of all disks as they are now, with nothing under way.
+    func freezeDisks(scratchFolder: String) throws(MachineError) -> [FrozenDisk] {
+        var views: [FrozenDisk] = []
+        do throws(DiskImageError) {
+            for disk in disks { views.append(try disk.disk.freeze(scratchFolder: scratchFolder)) }
+        } catch {
+            thawDisks()
+            throw .disk(error.description)
+        }
+        return views
+    }
+
+    /// Nobody reads the views any more.
+    func thawDisks() { for disk in disks { disk.disk.thaw() } }
+
     /// Leaves every image whole; what went wrong, as sentences.
     func close() -> [String] {
         var failures: [String] = []

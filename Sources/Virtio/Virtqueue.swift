@@ -103,7 +103,8 @@ internal import Snapshot
         guard state.size.nonzeroBitCount == 1, size <= UInt64(largestSize) else {
             throw .invalidSize(state.size, largest: largestSize)
         }
-        let table = unsafe try ring("the descriptor table", state.descriptors, size * Self.descriptorSize, alignment: 16)
+        let table = unsafe try ring(
+            "the descriptor table", state.descriptors, size * Self.descriptorSize, alignment: 16)
         let available = unsafe try ring("the available ring", state.driver, 6 + 2 * size, alignment: 2)
         let used = unsafe try ring("the used ring", state.device, 6 + 8 * size, alignment: 4)
         unsafe self.table = table

@@ -24,8 +24,10 @@ public enum VirtqueueFault: Error, Equatable, CustomStringConvertible {
 
     public var description: String {
         switch self {
-        case .ringOutsideMemory(let what, let address, let bytes): "\(what) of \(bytes) bytes at \(address) is not in RAM"
-        case .misalignedRing(let what, let address, let alignment): "\(what) at \(address) is not aligned to \(alignment)"
+        case .ringOutsideMemory(let what, let address, let bytes):
+            "\(what) of \(bytes) bytes at \(address) is not in RAM"
+        case .misalignedRing(let what, let address, let alignment):
+            "\(what) at \(address) is not aligned to \(alignment)"
         case .invalidSize(let size, let largest): "a queue of \(size) entries: must be a power of two up to \(largest)"
         case .indexJump(let available, let taken, let size):
             "the available index is \(available), \(taken) were taken, and the queue has \(size) entries"

@@ -157,7 +157,8 @@ public final class BlockDevice: VirtioDevice {
 
     /// Hands the request to the image; a status when it is over at once.
     private func start(_ number: Int, _ transport: any VirtioTransport) -> BlockStatus? {
-        guard let type = chain.readInteger(UInt32.self, at: 0), let sector = chain.readInteger(UInt64.self, at: 8) else {
+        guard let type = chain.readInteger(UInt32.self, at: 0), let sector = chain.readInteger(UInt64.self, at: 8)
+        else {
             return .ioError
         }
         let offset = sector.multipliedReportingOverflow(by: BlockConfiguration.sectorSize)

@@ -141,7 +141,8 @@ struct BootCommand: ParsableCommand {
                 nil
             }
         let machine = try Machine.boot(
-            configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images, trigger: trigger)
+            configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
+            scratchFolder: HostFile.scratchFolder, trigger: trigger)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             awaitedText: snapshotWhen)

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes a disk as a new qcow2 image from its first cluster to its last: data, then tables, then the header at the start.
+
+/// Sees an image's clusters as they are written.
+public protocol ClusterObserver: AnyObject {
+    /// A cluster of the file: its number and its bytes. Each comes once, in ascending order but for cluster 0, the header,
+    /// which comes last.
+    func wrote(cluster number: UInt64, _ bytes: UnsafeRawBufferPointer)
+}
+
+/// Makes qcow2 images of disks.
+public enum Qcow2Stream {
+    /// Writes `source` into the empty `file`. Clusters of zeros take no space.
+    /// - Parameter options: `clusterSize`, `refcountBits`, `version`, backing file. With a backing file, what `source` has
+    ///   not stored is the backing disk's, and zeros are stored as such.
+    public static func write(
+        _ source: any DiskSource, to file: ImageFile, _ options: Qcow2Options, observer: (any ClusterObserver)? = nil,
+        progress: ((Double) -> Void)? = nil
+    ) throws(DiskImageError) {
+        var writer = try Writer(source, file, options, observer)
+        try writer.writeData(progress)
+        try writer.writeTables()
+        progress?(1)
+    }
+
+    private struct Writer {
+        private let source: any DiskSource
+        private let file: ImageFile
+        private let observer: (any ClusterObserver)?
+        private var header: Qcow2Header
+        private let hasBacking: Bool
+        private let cluster: UInt64
+        /// The next cluster of the file.
+        private var next: UInt64 = 1
+        /// L2 tables with entries, by number.
+        private var tables: [UInt64: [UInt64]] = [:]
+
+        init(
+            _ source: any DiskSource, _ file: ImageFile, _ options: Qcow2Options, _ observer: (any ClusterObserver)?
+        ) throws(DiskImageError) {
+            self.source = source
+            self.file = file
+            self.observer = observer
+            header = try options.header(size: source.size)
+            guard !header.hasExtendedL2 else {
+                throw .invalidValue(
+                    field: "subclusters", value: "on", allowed: "off for images that are written at once")
+            }
+            hasBacking = header.backingFile != nil
+            cluster = header.clusterSize
+        }
+
+        private var entriesPerTable: UInt64 { cluster / 8 }
+
+        // MARK: Data
+
+        mutating func writeData(_ progress: ((Double) -> Void)?) throws(DiskImageError) {
+            // Several clusters at a time, as far as the disk stores them without a gap.
+            let batch = max(1, (1 << 20) / cluster)
+            let buffer = try AlignedBuffer(count: Int(batch * cluster))
+            var offset: UInt64 = 0
+            while let stored = try source.nextStored(from: offset) {
+                var number = stored.lowerBound / cluster
+                let end = (stored.upperBound + cluster - 1) / cluster
+                while number < end {
+                    let count = min(batch, end - number)
+                    // SAFETY: `count` is at most `batch`.
+                    let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Int(count * cluster)])
+                    unsafe try source.read(at: number * cluster, into: bytes)
+                    unsafe try write(number, UnsafeRawBufferPointer(bytes))
+                    number += count
+                    progress?(Double(number * cluster) / Double(max(source.size, 1)))
+                }
+                offset = end * cluster
+                if offset >= source.size { break }
+            }
+        }
+
+        /// Writes clusters of the disk from `number` on; runs of those that are not zero at once.
+        private mutating func write(_ number: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskImageError) {
+            let size = Int(cluster)
+            var run = 0
+            for index in 0...bytes.count / size {
+                let isEnd = index == bytes.count / size
+                // SAFETY: `index` is below the number of clusters unless at the end.
+                let isZero =
+                    isEnd
+                    ? true
+                    : unsafe Self.isZero(UnsafeRawBufferPointer(rebasing: bytes[index * size..<(index + 1) * size]))
+                if !isZero { continue }
+                if run < index {
+                    unsafe try append(
+                        number + UInt64(run), UnsafeRawBufferPointer(rebasing: bytes[run * size..<index * size]))
+                }
+                run = index + 1
+                if !isEnd, hasBacking { setEntry(number + UInt64(index), Qcow2Layer.Entry.zero) }
+            }
+        }
+
+        /// Clusters of the disk at the end of the file.
+        private mutating func append(_ number: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskImageError) {
+            for index in 0..<UInt64(bytes.count) / cluster {
+                setEntry(number + index, (next + index) * cluster | Qcow2Layer.Entry.copied)
+            }
+            unsafe try write(bytes)
+        }
+
+        private mutating func setEntry(_ number: UInt64, _ entry: UInt64) {
+            let (table, entries) = (number / entriesPerTable, entriesPerTable)
+            tables[table, default: [UInt64](repeating: 0, count: Int(entries))][Int(number % entries)] = entry
+        }
+
+        /// The next clusters of the file.
+        private mutating func write(_ bytes: UnsafeRawBufferPointer) throws(DiskImageError) {
+            unsafe try file.write(bytes, at: next * cluster)
+            if let observer {
+                for index in 0..<bytes.count / Int(cluster) {
+                    let start = index * Int(cluster)
+                    // SAFETY: whole clusters.
+                    unsafe observer.wrote(
+                        cluster: next + UInt64(index),
+                        UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(cluster)]))
+                }
+            }
+            next += UInt64(bytes.count) / cluster
+        }
+
+        private static func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+            var offset = 0
+            while offset + 64 <= bytes.count {
+                var bits: UInt64 = 0
+                for word in 0..<8 {
+                    // SAFETY: 64 bytes from `offset` lie in the buffer.
+                    bits |= unsafe bytes.loadUnaligned(fromByteOffset: offset + word * 8, as: UInt64.self)
+                }
+                if bits != 0 { return false }
+                offset += 64
+            }
+            return true
+        }
+
+        // MARK: Tables
+
+        /// The next clusters of the file, filled up with zeros.
+        private mutating func writePadded(_ bytes: [UInt8]) throws(DiskImageError) -> UInt64 {
+            let place = next * cluster
+            let padded = bytes + [UInt8](repeating: 0, count: Int((0 &- UInt64(bytes.count)) % cluster))
+            var failure: DiskImageError?
+            // SAFETY: the buffer is only used inside the closure.
+            unsafe padded.withUnsafeBytes { buffer in
+                do throws(DiskImageError) { unsafe try write(buffer) } catch { failure = error }
+            }
+            if let failure { throw failure }
+            return place
+        }
+
+        mutating func writeTables() throws(DiskImageError) {
+            var l1 = [UInt64](repeating: 0, count: Int(header.l1Entries))
+            for number in tables.keys.sorted() {
+                guard let table = tables.removeValue(forKey: number) else { continue }
+                l1[Int(number)] = try writePadded(bigEndianBytes(table)) | Qcow2Layer.Entry.copied
+            }
+            header.l1Offset = try writePadded(bigEndianBytes(l1))
+            try writeRefcounts()
+            var first = try header.newImage()
+            first += [UInt8](repeating: 0, count: Int(cluster) - first.count)
+            try file.write(first, at: 0)
+            // SAFETY: the buffer is only used inside the closure.
+            unsafe first.withUnsafeBytes { unsafe observer?.wrote(cluster: 0, $0) }
+        }
+
+        /// Every cluster of the file has one reference, those of the refcounts included.
+        private mutating func writeRefcounts() throws(DiskImageError) {
+            let perBlock = (cluster * 8) >> UInt64(header.refcountOrder)
+            var blocks: UInt64 = 0
+            var tableClusters: UInt64 = 1
+            while true {
+                let total = next + blocks + tableClusters
+                let needed = (total + perBlock - 1) / perBlock
+                let neededTable = max(1, (needed * 8 + cluster - 1) / cluster)
+                if needed == blocks, neededTable == tableClusters { break }
+                blocks = max(needed, blocks)
+                tableClusters = max(neededTable, tableClusters)
+            }
+            let total = next + blocks + tableClusters
+            let firstBlock = next
+            var cache = Qcow2TableCache(file, clusterSize: cluster, bytes: cluster)
+            for block in 0..<blocks {
+                let table = try cache.newTable(at: next * cluster)
+                for index in 0..<min(perBlock, total - min(total, block * perBlock)) {
+                    table.setRefcount(Int(index), order: header.refcountOrder, 1)
+                }
+                guard let (_, bytes) = table.takeDirty() else { continue }
+                cache.forget(table.offset)
+                _ = try writePadded(bytes)
+            }
+            header.refcountTableOffset = try writePadded(
+                bigEndianBytes((0..<blocks).map { (firstBlock + $0) * cluster })
+                    + [UInt8](repeating: 0, count: Int(tableClusters * cluster - blocks * 8)))
+            header.refcountTableClusters = UInt32(tableClusters)
+        }
+    }
+}
