@@ -126,6 +126,22 @@ public protocol MemoryObserver: AnyObject {
         for page in first...last { frozen.preserve(GuestPhysicalAddress(page * Self.pageSize)) }
     }
 
+    // MARK: Releasing
+
+    /// Gives whole pages of RAM in a range back to the host: they read as zero from now on, and hold no memory.
+    /// - Returns: bytes given back; 0 where there is no RAM.
+    public func release(_ address: GuestPhysicalAddress, count: UInt64) -> UInt64 {
+        guard let region = region(holding: address, count: count), region.isWritable else { return 0 }
+        let mask = Self.pageSize - 1
+        let start = (address.rawValue + mask) & ~mask
+        let end = (address.rawValue + count) & ~mask
+        guard start < end else { return 0 }
+        willChange(GuestPhysicalAddress(start), count: end - start)
+        // SAFETY: whole pages of `region`.
+        let host = unsafe region.host + Int(start - region.start.rawValue)
+        return unsafe chost_release_memory(host, Int(end - start)) == 0 ? end - start : 0
+    }
+
     // MARK: Access
 
     /// The region that holds all `count` bytes from `address`.

@@ -18,3 +18,14 @@ static inline void *chost_map_anonymous(size_t size) {
 #endif
     return p;
 }
+
+/// Gives whole pages back to the host: they read as zero afterwards. 0, or -1 with errno set and nothing changed.
+static inline int chost_release_memory(void *start, size_t size) {
+#if defined(__linux__)
+    return madvise(start, size, MADV_DONTNEED);
+#else
+    (void)start;
+    (void)size;
+    return -1;
+#endif
+}
