@@ -55,8 +55,19 @@ extension PieceHashes {
         self.init(size: file.size)
         guard let buffer = WorkBuffer(count: Int(Self.piece)) else { throw .outOfMemory(purpose: "hashing a disk") }
         do throws(DiskImageError) {
+            // A sparse file is read only where it has data: all other pieces have the hash of zeros.
+            unsafe _ = buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+            let zeros = unsafe Digest.of(UnsafeRawBufferPointer(buffer.bytes))
+            var stored = try file.nextStored(from: 0)
             for number in 0..<Self.count(file.size) {
                 let size = Int(min(Self.piece, file.size - number * Self.piece))
+                if let range = stored, range.upperBound <= number * Self.piece {
+                    stored = try file.nextStored(from: number * Self.piece)
+                }
+                if size == Int(Self.piece), stored.map({ $0.lowerBound >= (number + 1) * Self.piece }) ?? true {
+                    set(number, zeros)
+                    continue
+                }
                 // SAFETY: `size` is at most a piece.
                 let piece = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<size])
                 unsafe try file.read(at: number * Self.piece, into: piece)
@@ -197,7 +208,8 @@ extension BundleReader {
             try hashes(BundleName.diskHashes(index), entry.size), member: name, file: file, start: start,
             size: entry.size)
         return try ImageFile(
-            path: "\(path):\(name)", descriptor: file.descriptor, start: start, size: entry.size, verifier: verifier)
+            path: "\(path):\(name)", descriptor: file.descriptor, start: start, size: entry.size, isPart: true,
+            verifier: verifier)
     }
 
     private func hashes(_ name: String, _ size: UInt64) throws(DiskImageError) -> PieceHashes {
@@ -227,7 +239,17 @@ extension BundleReader {
                 reason: "it has \(input.size) bytes, had \(base.fileBytes) when the machine was frozen")
         }
         let verifier = PieceVerifier(hashes, member: base.path, file: input, start: 0, size: base.fileBytes)
-        return try ImageFile(
-            path: base.path, descriptor: input.descriptor, start: 0, size: input.size, verifier: verifier)
+        let image = try ImageFile(
+            path: base.path, descriptor: input.descriptor, start: 0, size: input.size, isPart: false,
+            verifier: verifier)
+        // Untouched since: pieces are checked when they are used. Otherwise all of them are, before anything runs.
+        if image.modified != base.modified {
+            do throws(DiskImageError) { try verifier.verify(offset: 0, count: base.fileBytes) } catch {
+                throw .backingRefused(
+                    image: path, backing: base.path,
+                    reason: "it is not what it was when the machine was frozen (\(error.description))")
+            }
+        }
+        return image
     }
 }

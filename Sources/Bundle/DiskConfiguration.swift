@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A machine's disk as its bundle describes it.
 
+internal import DiskImage
+
 /// One disk of a machine.
 public struct DiskConfiguration: Codable, Equatable, Sendable {
     /// An image outside of the bundle that the disk in it builds on.
@@ -11,11 +13,14 @@ public struct DiskConfiguration: Codable, Equatable, Sendable {
         public var format: String
         /// Of the file, in bytes.
         public var fileBytes: UInt64
+        /// When the file was last changed: nanoseconds since 1970. A file with another time is read whole, to compare.
+        public var modified: UInt64
 
-        public init(path: String, format: String, fileBytes: UInt64) {
+        public init(path: String, format: String, fileBytes: UInt64, modified: UInt64) {
             self.path = path
             self.format = format
             self.fileBytes = fileBytes
+            self.modified = modified
         }
     }
 
@@ -50,11 +55,12 @@ public struct DiskConfiguration: Codable, Equatable, Sendable {
                 field: "configuration.disks.size", value: "\(size)", allowed: "a multiple of 512, at most 2^61")
         }
         guard bases.count <= BundleLimits.bases,
+            bases.allSatisfy({ DiskFormat(rawValue: $0.format) != nil }),
             bases.allSatisfy({ $0.path.hasPrefix("/") && $0.path.utf8.count < 4096 && !$0.path.utf8.contains(0) })
         else {
             throw .invalidValue(
-                field: "configuration.disks.bases", value: "\(bases.count) paths",
-                allowed: "at most \(BundleLimits.bases) absolute paths")
+                field: "configuration.disks.bases", value: "\(bases.count) images",
+                allowed: "at most \(BundleLimits.bases), raw or qcow2, with absolute paths")
         }
     }
 }

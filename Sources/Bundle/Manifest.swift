@@ -52,6 +52,10 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     public var disks: [DiskConfiguration] = []
     /// Virtio devices beside the disks: `console`, `entropy`, `balloon`, each at most once, in the order of the bus.
     public var devices: [String] = []
+    /// Where what is typed goes: `serial` or, with a device `console`, `hvc0`.
+    public var console = Self.serialConsole
+
+    public static let serialConsole = "serial"
 
     public init(name: String, memoryBytes: UInt64, cpus: Int, cpuModel: String, commandLine: String) {
         self.name = name
@@ -62,7 +66,7 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case name, memoryBytes, cpus, cpuModel, commandLine, disks, devices
+        case name, memoryBytes, cpus, cpuModel, commandLine, disks, devices, console
     }
 
     /// Version 1 had neither disks nor devices.
@@ -75,6 +79,7 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         commandLine = try container.decode(String.self, forKey: .commandLine)
         disks = try container.decodeIfPresent([DiskConfiguration].self, forKey: .disks) ?? []
         devices = try container.decodeIfPresent([String].self, forKey: .devices) ?? []
+        console = try container.decodeIfPresent(String.self, forKey: .console) ?? Self.serialConsole
     }
 
     func validate() throws(BundleError) {
@@ -89,6 +94,10 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         guard devices.count <= 16, devices.allSatisfy(BundleName.isValid), Set(devices).count == devices.count else {
             throw .invalidValue(
                 field: "configuration.devices", value: "\(devices.count) names", allowed: "different names")
+        }
+        guard BundleName.isValid(console) else {
+            throw .invalidValue(
+                field: "configuration.console", value: "'\(console.prefix(80))'", allowed: BundleName.allowed)
         }
         guard BundleName.isValid(name) else {
             throw .invalidValue(field: "configuration.name", value: "'\(name.prefix(80))'", allowed: BundleName.allowed)
@@ -226,11 +235,16 @@ extension Manifest {
             throw .tooLarge(
                 member: "the list of members", size: UInt64(members.count), limit: UInt64(BundleLimits.members))
         }
+        var disks: Set<String> = []
+        for (index, disk) in configuration.disks.enumerated() {
+            disks.formUnion([BundleName.disk(index), BundleName.diskHashes(index)])
+            for base in disk.bases.indices { disks.insert(BundleName.baseHashes(index, base)) }
+        }
         var seen: Set<String> = []
         var stateBytes: UInt64 = 0
         var lastRank = 0
         for member in members {
-            guard let (rank, limit) = Self.place(of: member.name) else {
+            guard let (rank, limit) = Self.place(of: member.name, disks: disks) else {
                 throw .damaged(
                     member: BundleName.manifest, reason: "it lists a member '\(member.name.prefix(80))' that cannot be")
             }
@@ -258,28 +272,19 @@ extension Manifest {
                 throw .damaged(member: member.name, reason: "its hash is missing or cannot be")
             }
         }
-        var disks: Set<String> = []
-        for (index, disk) in configuration.disks.enumerated() {
-            disks.formUnion([BundleName.disk(index), BundleName.diskHashes(index)])
-            for base in disk.bases.indices { disks.insert(BundleName.baseHashes(index, base)) }
-        }
         let required = [BundleName.kernel, BundleName.initramfs, BundleName.memoryData, BundleName.memoryIndex]
         for name in required + disks.sorted() where !seen.contains(name) { throw .noSuchMember(name) }
-        for name in seen.sorted() where name.hasPrefix(BundleName.disksFolder) && !disks.contains(name) {
-            throw .damaged(
-                member: BundleName.manifest, reason: "it lists '\(name)', which belongs to none of its disks")
-        }
     }
 
-    /// Where a member may stand, and its largest size; nil for a name that version 1 does not know.
-    private static func place(of name: String) -> (rank: Int, limit: UInt64)? {
+    /// Where a member may stand, and its largest size; nil for a name that nothing has. `disks` are those of the disks.
+    private static func place(of name: String, disks: Set<String>) -> (rank: Int, limit: UInt64)? {
         switch name {
         case BundleName.kernel: (1, UInt64(BundleLimits.kernel))
         case BundleName.initramfs: (2, UInt64(BundleLimits.initramfs))
         case BundleName.memoryData: (5, 1 << 41)
         case BundleName.memoryIndex: (6, 1 << 30)
         default:
-            if name.hasPrefix(BundleName.disksFolder) {
+            if disks.contains(name) {
                 BundleName.hasOwnHashes(name) ? (4, 1 << 43) : (4, BundleLimits.diskHashes)
             } else {
                 BundleName.stateName(of: name) == nil ? nil : (3, UInt64(BundleLimits.state))

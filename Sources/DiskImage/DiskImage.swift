@@ -238,6 +238,19 @@ public final class DiskImage: @unchecked Sendable {
     /// The oldest request under way.
     var oldestSequence: UInt64 { active.reduce(.max) { min($0, requests[$1].sequence) } }
 
+    // MARK: Size
+
+    /// Makes the disk larger; what is added reads as zero. Waits for what is under way.
+    public func grow(to newSize: UInt64) throws(DiskImageError) {
+        guard !isReadOnly else { throw .readOnly(path: path) }
+        guard newSize > size, newSize.isMultiple(of: 512) else {
+            throw .invalidValue(
+                field: "the disk's new size", value: "\(newSize) bytes", allowed: "a multiple of 512 above \(size)")
+        }
+        drain()
+        try locked { () throws(DiskImageError) in try top.resize(to: newSize) }
+    }
+
     // MARK: Life
 
     /// Ends all requests and leaves the files whole.

@@ -136,8 +136,8 @@ extension DiskImage {
         }
         let path = name.hasPrefix("/") ? name : folder(of: image) + "/" + name
         guard !allowsAny else { return path }
-        guard let real = realPath(path) else { throw refuse(DiskImageError.text(of: errno)) }
-        guard let realRoot = realPath(root) else { throw refuse(DiskImageError.text(of: errno)) }
+        guard let real = resolvedPath(path) else { throw refuse(DiskImageError.text(of: errno)) }
+        guard let realRoot = resolvedPath(root) else { throw refuse(DiskImageError.text(of: errno)) }
         guard realRoot == "/" || real.hasPrefix(realRoot + "/") else {
             throw refuse(
                 "it is outside of the image's folder; allow that with 'backing=any' (--backing any) if you trust the image"
@@ -145,12 +145,4 @@ extension DiskImage {
         }
         return real
     }
-}
-
-/// `path` without links and dots; nil with errno set.
-private func realPath(_ path: String) -> String? {
-    guard let resolved = unsafe realpath(path, nil) else { return nil }
-    // SAFETY: realpath allocated a NUL-terminated string, freed once.
-    defer { unsafe free(resolved) }
-    return unsafe String(cString: resolved)
 }

@@ -11,9 +11,14 @@ internal import CHost
 
 extension DiskImage {
     /// Where the bytes from `offset` on are, in whichever image of the chain, and how many of them, at most `limit`.
-    func locate(_ offset: UInt64, limit: UInt64) throws(DiskImageError) -> (layer: any ImageLayer, extent: Extent) {
+    /// - Parameter depth: of how many images; what lies below all of them is then a hole.
+    func locate(
+        _ offset: UInt64, limit: UInt64, depth: Int? = nil
+    ) throws(DiskImageError) -> (layer: any ImageLayer, extent: Extent) {
         var limit = limit
-        for layer in layers {
+        for index in 0..<layers.count {
+            if index == depth { return (top, Extent(mapping: .hole, count: limit)) }
+            let layer = layers[index]
             guard offset < layer.size else { break }
             let extent = try layer.extent(at: offset, limit: min(limit, layer.size - offset))
             if extent.mapping != .hole { return (layer, extent) }

@@ -34,8 +34,12 @@ public final class FrozenDisk: DiskSource, @unchecked Sendable {
     private var slots: [UInt64: UInt64] = [:]
     private var failure: DiskImageError?
 
-    fileprivate init(_ disk: DiskImage, folder: String) throws(DiskImageError) {
+    /// Images whose data the view has; nil: all of the chain.
+    private let depth: Int?
+
+    fileprivate init(_ disk: DiskImage, folder: String, depth: Int?) throws(DiskImageError) {
         self.disk = disk
+        self.depth = depth
         size = disk.top.size
         scratch = try ImageFile.scratch(in: folder)
         states = Array(repeating: State.original, count: Int((size + Self.chunk - 1) / Self.chunk))
@@ -67,7 +71,7 @@ public final class FrozenDisk: DiskSource, @unchecked Sendable {
                 if states[Int(position / Self.chunk)] == State.copied {
                     return position..<min(size, (position / Self.chunk + 1) * Self.chunk)
                 }
-                guard let stored = try disk.storedRange(from: position) else {
+                guard let stored = try disk.storedRange(from: position, depth: depth) else {
                     // Nothing more now; but what was there may have been copied aside.
                     let rest = states[Int(position / Self.chunk)...].firstIndex(of: State.copied)
                     return rest.map { max(position, UInt64($0) * Self.chunk)..<min(size, UInt64($0 + 1) * Self.chunk) }
@@ -131,10 +135,11 @@ public final class FrozenDisk: DiskSource, @unchecked Sendable {
 
 extension DiskImage {
     /// Begins a view of the disk as it is now, with all requests ended. Copies go to a scratch file in `folder`.
-    public func freeze(scratchFolder folder: String) throws(DiskImageError) -> FrozenDisk {
+    /// - Parameter aboveBases: what `bases` have is not stored in the view, though it can be read there.
+    public func freeze(scratchFolder folder: String, aboveBases: Bool) throws(DiskImageError) -> FrozenDisk {
         drain()
         return try locked { () throws(DiskImageError) in
-            let view = try FrozenDisk(self, folder: folder)
+            let view = try FrozenDisk(self, folder: folder, depth: aboveBases ? firstBase : nil)
             frozen = view
             return view
         }
@@ -143,16 +148,17 @@ extension DiskImage {
     /// Nobody reads the frozen view any more.
     public func thaw() { locked { frozen = nil } }
 
-    /// The first range at or behind `offset` that any image of the chain stores. With the lock held.
-    func storedRange(from offset: UInt64) throws(DiskImageError) -> Range<UInt64>? {
+    /// The first range at or behind `offset` that any image of the chain stores, or of its first `depth` images, which
+    /// then store zeros, too. With the lock held.
+    func storedRange(from offset: UInt64, depth: Int? = nil) throws(DiskImageError) -> Range<UInt64>? {
         var position = offset
         while position < top.size {
-            let (layer, extent) = try locate(position, limit: top.size - position)
-            guard extent.mapping != .zero else {
+            let (layer, extent) = try locate(position, limit: top.size - position, depth: depth)
+            guard extent.mapping != (depth == nil ? .zero : .hole) else {
                 position += extent.count
                 continue
             }
-            guard layer.format == .raw, case .data(let host) = extent.mapping else {
+            guard depth == nil, layer.format == .raw, case .data(let host) = extent.mapping else {
                 return position..<position + extent.count
             }
             guard let data = layer.file.nextData(from: host), data.lowerBound < host + extent.count else {

@@ -10,6 +10,7 @@ internal import GuestMemory
 internal import Hypervisor
 internal import HypervisorSoftware
 internal import Snapshot
+internal import Virtio
 internal import X86
 
 /// One machine. It belongs to the thread that made it, which also calls `run`; others use `control` and `console`.
@@ -95,6 +96,7 @@ public final class Machine {
         }
         platform.events = events
         platform.serial.sink = events
+        virtio.console?.sink = events
         control.setProcessors(processors.map(\.cpu))
     }
 

@@ -9,6 +9,7 @@ public final class MachineControl: Sendable {
     /// A snapshot that somebody waits for.
     struct SnapshotOrder: Sendable {
         let path: String
+        let options: SnapshotOptions
         /// 0 to 1; called on the thread that writes.
         let progress: (@Sendable (Double) -> Void)?
         let result: Promise<Result<SnapshotReport, MachineError>>
@@ -18,6 +19,7 @@ public final class MachineControl: Sendable {
         case pause(Promise<Bool>)
         case resume(Promise<Bool>)
         case snapshot(SnapshotOrder)
+        case adjust(MachineAdjustment, Promise<Result<Bool, MachineError>>)
         /// The bundle that was begun is written, or not.
         case written(Result<SnapshotReport, MachineError>)
         case stop
@@ -75,11 +77,24 @@ public final class MachineControl: Sendable {
     /// Freezes the machine into a bundle at `path`; it goes on afterwards. Returns when the bundle is on the disk.
     /// - Parameter progress: called with 0 to 1, on another thread.
     public func snapshot(
-        to path: String, progress: (@Sendable (Double) -> Void)? = nil
+        to path: String, _ options: SnapshotOptions = .init(), progress: (@Sendable (Double) -> Void)? = nil
     ) throws(MachineError) -> SnapshotReport {
         let result = try Promise<Result<SnapshotReport, MachineError>>()
-        post(.snapshot(SnapshotOrder(path: path, progress: progress, result: result)))
+        post(.snapshot(SnapshotOrder(path: path, options: options, progress: progress, result: result)))
         return try result.wait().get()
+    }
+
+    /// Changes the running machine; returns when its guest has been told.
+    public func adjust(_ adjustment: MachineAdjustment) throws(MachineError) {
+        let result = try Promise<Result<Bool, MachineError>>()
+        post(.adjust(adjustment, result))
+        _ = try result.wait().get()
+    }
+
+    /// The terminal that shows the guest's console has another size. Does not wait.
+    public func setWindowSize(columns: UInt16, rows: UInt16) {
+        guard let ignored = try? Promise<Result<Bool, MachineError>>() else { return }
+        post(.adjust(.window(columns: columns, rows: rows), ignored))
     }
 
     private func ask(_ request: (Promise<Bool>) -> Request) throws(MachineError) {
@@ -142,6 +157,7 @@ public final class MachineControl: Sendable {
         switch request {
         case .pause(let done), .resume(let done): done.deliver(false)
         case .snapshot(let order): order.result.deliver(.failure(.ended))
+        case .adjust(_, let done): done.deliver(.failure(.ended))
         case .written, .stop: break
         }
     }

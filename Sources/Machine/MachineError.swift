@@ -26,13 +26,17 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
     /// The machine ended before it got to the request.
     case ended
     case busy(String)
+    /// An adjustment that the machine cannot make.
+    case refused(String)
 
     public var description: String {
         switch self {
         case .invalidConfiguration(let field, let value, let allowed): "\(field) is \(value), must be \(allowed)"
         case .unknownCPUModel(let model, let known):
             "the machine needs the CPU model '\(model)'; this smolvmm has only \(known)"
-        case .boot(let text), .bundle(let text), .state(let text), .assembly(let text), .disk(let text): text
+        case .boot(let text), .bundle(let text), .state(let text), .assembly(let text), .disk(let text),
+            .refused(let text):
+            text
         case .hostRefused(let what, let code): "the host refused \(what): \(errorText(code))"
         case .ended: "the machine has ended"
         case .busy(let what): "the machine is busy: \(what)"

@@ -3,9 +3,10 @@
 
 internal import Devices
 internal import Hypervisor
+internal import Virtio
 
 /// Notes requests of the platform and collects console output. The machine's thread only.
-final class MachineEvents: PlatformEvents, SerialSink {
+final class MachineEvents: PlatformEvents, SerialSink, ConsolePortSink {
     /// What a processor was asked for by another one.
     enum ProcessorRequest: Equatable {
         case initialize(Int)
@@ -21,13 +22,22 @@ final class MachineEvents: PlatformEvents, SerialSink {
     /// Processors with an interrupt to take.
     private(set) var interrupted: Set<Int> = []
 
-    private(set) var output: [UInt8] = []
-    /// Non-nil while the machine is to be frozen at a text.
-    private var trigger: TextMatcher?
-    private(set) var triggerSeen = false
-    private var panicWatcher = PanicWatcher()
+    /// What is looked for in the output of one console.
+    private struct Watch {
+        /// Non-nil while the machine is to be frozen at a text.
+        var trigger: TextMatcher?
+        var panic = PanicWatcher()
+    }
 
-    init(trigger: TextMatcher?) { self.trigger = trigger }
+    private(set) var output: [UInt8] = []
+    private(set) var triggerSeen = false
+    private var serial: Watch
+    private var paravirtual: Watch
+
+    init(trigger: TextMatcher?) {
+        serial = Watch(trigger: trigger)
+        paravirtual = serial
+    }
 
     var hasRequests: Bool {
         resetRequested || powerOffRequested || triggerSeen || !processorRequests.isEmpty
@@ -35,16 +45,25 @@ final class MachineEvents: PlatformEvents, SerialSink {
 
     /// The reason of the panic since the last reset, if there was one.
     func panicReason() -> String? {
-        panicWatcher.endLine()
-        return panicWatcher.reason
+        serial.panic.endLine()
+        paravirtual.panic.endLine()
+        return serial.panic.reason ?? paravirtual.panic.reason
     }
 
-    // MARK: SerialSink
+    // MARK: Consoles
 
-    func transmit(_ byte: UInt8) {
+    func transmit(_ byte: UInt8) { take(byte, &serial) }
+
+    /// Ports behind the first one have no reader yet.
+    func transmit(_ bytes: [UInt8], port: Int) {
+        guard port == 0 else { return }
+        for byte in bytes { take(byte, &paravirtual) }
+    }
+
+    private func take(_ byte: UInt8, _ watch: inout Watch) {
         output.append(byte)
-        panicWatcher.take(byte)
-        if !triggerSeen, trigger?.take(byte) == true {
+        watch.panic.take(byte)
+        if !triggerSeen, watch.trigger?.take(byte) == true {
             triggerSeen = true
             current?.requestExit()
         }
@@ -98,6 +117,7 @@ final class MachineEvents: PlatformEvents, SerialSink {
         resetRequested = false
         processorRequests = []
         interrupted = []
-        panicWatcher.reset()
+        serial.panic.reset()
+        paravirtual.panic.reset()
     }
 }

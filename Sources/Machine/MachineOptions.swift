@@ -10,20 +10,50 @@ public enum ClockReset: Equatable, Sendable {
     case at(Timestamp)
 }
 
+/// What goes into a bundle.
+public struct SnapshotOptions: Equatable, Sendable {
+    /// Images under the machine's disks that nobody writes stay outside; the bundle has their paths and hashes.
+    public var refersToBases = false
+
+    public init(refersToBases: Bool = false) { self.refersToBases = refersToBases }
+}
+
 /// The freeze that a text on the console sets off; the machine ends with it.
 public struct FreezeTrigger: Sendable {
     /// Not empty.
     public var text: String
     /// Of the bundle.
     public var path: String
+    public var options: SnapshotOptions
     /// 0 to 1; called on the thread that writes.
     public var progress: (@Sendable (Double) -> Void)?
 
-    public init(text: String, path: String, progress: (@Sendable (Double) -> Void)? = nil) {
+    public init(
+        text: String, path: String, _ options: SnapshotOptions = .init(),
+        progress: (@Sendable (Double) -> Void)? = nil
+    ) {
         self.text = text
         self.path = path
+        self.options = options
         self.progress = progress
     }
+}
+
+/// Virtio devices that a machine has beside its disks.
+public enum MachineDevice: String, CaseIterable, Sendable {
+    case console
+    case entropy
+    case balloon
+
+    /// What new machines have.
+    public static let standard = allCases.map(\.rawValue)
+}
+
+/// The console that gets what is typed. What the guest says on either is shown.
+public enum MachineConsole: String, CaseIterable, Sendable {
+    case serial
+    /// The virtio console's first port.
+    case hvc0
 }
 
 /// The CPU models that every machine here can have.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The machine's life: time slices of its processors, timers, requests of others, waiting when the guest is idle.
 
+internal import Bundle
 internal import Devices
 internal import GuestMemory
 internal import Hypervisor
+internal import Virtio
 internal import X86
 
 extension Machine {
@@ -160,6 +162,8 @@ extension Machine {
                 done.deliver(true)
             case .snapshot(let order):
                 beginFreeze(order)
+            case .adjust(let adjustment, let done):
+                done.deliver(adjust(adjustment))
             case .written(let result):
                 endFreeze(result)
             }
@@ -176,10 +180,13 @@ extension Machine {
     // MARK: Console
 
     private func feedInput() {
-        let space = platform.serial.receiveSpace
+        let terminal = configuration.console == MachineConsole.hvc0.rawValue ? virtio.console : nil
+        let space = terminal?.receiveSpace(port: 0) ?? platform.serial.receiveSpace
         guard space > 0 else { return }
         let (bytes, isMore) = control.takeInput(space)
-        if !bytes.isEmpty { platform.serial.receive(bytes) }
+        if !bytes.isEmpty {
+            if let terminal { terminal.receive(bytes, port: 0) } else { platform.serial.receive(bytes) }
+        }
         inputWaits = isMore
     }
 

@@ -17,8 +17,9 @@ extension Machine {
 
     /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
     private func frozen(
-        memory source: any MemorySource, disks: [any DiskSource & Sendable]
+        memory source: any MemorySource, options: SnapshotOptions
     ) throws(MachineError) -> FrozenMachine {
+        let disks = try virtio.freezeDisks(scratchFolder: scratchFolder, aboveBases: options.refersToBases)
         let requested = GuestClock.hostMonotonic()
         var states: [(name: String, json: [UInt8])] = []
         do throws(BundleError) {
@@ -38,8 +39,13 @@ extension Machine {
             memory: source)
         for (index, disk) in disks.enumerated() {
             contents.configuration.disks[index].size = disk.size
-            contents.configuration.disks[index].bases = []
-            contents.disks.append(BundleDiskContents(source: disk))
+            let bases = options.refersToBases ? virtio.disks[index].disk.bases : []
+            contents.configuration.disks[index].bases = bases.map { base in
+                .init(
+                    path: base.path, format: base.format.rawValue, fileBytes: base.contents.size,
+                    modified: base.modified)
+            }
+            contents.disks.append(BundleDiskContents(source: disk, bases: bases.map(\.contents)))
         }
         return FrozenMachine(contents: contents, requested: requested)
     }
@@ -59,10 +65,9 @@ extension Machine {
         do throws(MachineError) {
             // What the guest has asked for and not been told of is done first: no request is in two machines.
             virtio.drain()
-            let disks = try virtio.freezeDisks(scratchFolder: scratchFolder)
             let view = memory.freeze()
             virtualMachine.announceMemoryChanges()
-            let frozen = try frozen(memory: view, disks: disks)
+            let frozen = try frozen(memory: view, options: order.options)
             freeze?.pauseNanoseconds = GuestClock.hostMonotonic() - since
             let control = control
             try HostThread.start {
@@ -108,7 +113,7 @@ extension Machine {
         control.setActivity(.freezing)
         do throws(MachineError) {
             virtio.drain()
-            var report = try frozen(memory: memory, disks: virtio.disks.map(\.disk)).write(
+            var report = try frozen(memory: memory, options: trigger.options).write(
                 to: trigger.path, progress: trigger.progress
             ).get()
             report.pauseNanoseconds = GuestClock.hostMonotonic() - since

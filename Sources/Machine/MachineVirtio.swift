@@ -12,6 +12,8 @@ internal import Virtio
 /// Virtio devices at their places on the bus.
 final class MachineVirtio {
     let disks: [BlockDevice]
+    private(set) var console: ConsoleDevice?
+    private(set) var balloon: BalloonDevice?
     /// Every device, in the order of the bus.
     let slots: [any VirtioSlot]
 
@@ -31,6 +33,20 @@ final class MachineVirtio {
             disks.append(device)
             place(device, "virtio-blk\(index)")
         }
+        for name in configuration.devices {
+            switch MachineDevice(rawValue: name) {
+            case .console:
+                let device = ConsoleDevice()
+                console = device
+                place(device, "virtio-console")
+            case .entropy: place(EntropyDevice(), "virtio-entropy")
+            case .balloon:
+                let device = BalloonDevice()
+                balloon = device
+                place(device, "virtio-balloon")
+            case nil: break
+            }
+        }
         self.disks = disks
         self.slots = slots
         for (index, slot) in slots.enumerated() {
@@ -38,8 +54,19 @@ final class MachineVirtio {
         }
     }
 
-    /// How many devices the configuration asks for.
+    /// How many devices the configuration asks for, if it can have them.
     static func count(_ configuration: MachineConfiguration) throws(MachineError) -> Int {
+        for name in configuration.devices where MachineDevice(rawValue: name) == nil {
+            throw .invalidConfiguration(
+                field: "a device", value: "'\(name)'",
+                allowed: MachineDevice.allCases.map(\.rawValue).joined(separator: ", ") + " (or update smolvmm)")
+        }
+        let hasConsole = configuration.devices.contains(MachineDevice.console.rawValue)
+        guard MachineConsole(rawValue: configuration.console).map({ $0 == .serial || hasConsole }) == true else {
+            throw .invalidConfiguration(
+                field: "the console", value: "'\(configuration.console)'",
+                allowed: hasConsole ? "serial or hvc0" : "serial, without a device 'console'")
+        }
         let count = configuration.disks.count + configuration.devices.count
         guard count <= PlatformLayout.largestVirtioCount else {
             throw .invalidConfiguration(
@@ -63,10 +90,12 @@ final class MachineVirtio {
     var descriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
 
     /// Views of all disks as they are now, with nothing under way.
-    func freezeDisks(scratchFolder: String) throws(MachineError) -> [FrozenDisk] {
+    func freezeDisks(scratchFolder: String, aboveBases: Bool) throws(MachineError) -> [FrozenDisk] {
         var views: [FrozenDisk] = []
         do throws(DiskImageError) {
-            for disk in disks { views.append(try disk.disk.freeze(scratchFolder: scratchFolder)) }
+            for disk in disks {
+                views.append(try disk.disk.freeze(scratchFolder: scratchFolder, aboveBases: aboveBases))
+            }
         } catch {
             thawDisks()
             throw .disk(error.description)

@@ -32,6 +32,8 @@ public final class BalloonDevice: VirtioDevice {
     }
 
     private static let pageShift: UInt64 = 12
+    /// Bytes of what the balloon counts in.
+    public static let pageSize: UInt64 = 1 << pageShift
     /// Page numbers that are looked at in one request; the driver sends 256.
     private static let largestRequest = 64 << 10
 

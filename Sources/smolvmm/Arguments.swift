@@ -47,6 +47,8 @@ enum Accelerator: String, ExpressibleByArgument, CaseIterable {
     case software
 }
 
+extension MachineConsole: ExpressibleByArgument {}
+
 extension ClockReset: ExpressibleByArgument {
     public init?(argument: String) {
         switch argument {

@@ -162,7 +162,7 @@ struct RoundTripTests {
         else { return print("skipped: there is no unzip on this host") }
         #expect(test.status == 0, "\(test.output)")
         #expect(test.output.contains("No errors detected"))
-        #expect(list.output.contains(#""formatVersion" : 1"#))
+        #expect(list.output.contains(#""formatVersion" : 2"#))
     }
 
     @Test func `Python's zipfile accepts it`() throws {

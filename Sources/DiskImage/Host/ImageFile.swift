@@ -34,7 +34,7 @@ package protocol ImageFileObserver: AnyObject {
     /// Where the image starts in the file.
     let start: UInt64
     /// The image is one member of a bundle: its size cannot change.
-    private let isPart: Bool
+    let isPart: Bool
     /// Bytes from the image's start to its end.
     private(set) var size: UInt64
     let verifier: (any RangeVerifier)?
@@ -85,14 +85,21 @@ package protocol ImageFileObserver: AnyObject {
             isWritable: isWritable, start: 0, isPart: false, size: size, isRegular: isRegular, verifier: nil)
     }
 
-    /// The part of a bundle that is one disk image; read-only. The descriptor is duplicated.
+    /// Bytes of an open file that are one disk image, read-only: a part of a bundle, or a whole file, which is locked
+    /// against writers. The descriptor is duplicated.
     public convenience init(
-        path: String, descriptor: Int32, start: UInt64, size: UInt64, verifier: (any RangeVerifier)?
+        path: String, descriptor: Int32, start: UInt64, size: UInt64, isPart: Bool, verifier: (any RangeVerifier)?
     ) throws(DiskImageError) {
         let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw .io(operation: "open", path: path, errno: errno) }
+        do throws(DiskImageError) {
+            if !isPart { try ImageLock.take(copy, path: path, isWritable: false) }
+        } catch {
+            close(copy)
+            throw error
+        }
         self.init(
-            path: path, descriptor: copy, direct: -1, isWritable: false, start: start, isPart: true, size: size,
+            path: path, descriptor: copy, direct: -1, isWritable: false, start: start, isPart: isPart, size: size,
             isRegular: true, verifier: verifier)
     }
 
@@ -297,6 +304,22 @@ package protocol ImageFileObserver: AnyObject {
         return UInt64(max(0, information.st_blocks)) * 512
     }
 
+    /// When the file was last changed: nanoseconds since 1970.
+    public var modified: UInt64 {
+        var information = stat()
+        // SAFETY: `information` outlives the call.
+        guard unsafe fstat(descriptor, &information) == 0 else { return 0 }
+        #if canImport(Glibc)
+            let time = information.st_mtim
+        #else
+            let time = information.st_mtimespec
+        #endif
+        return UInt64(max(0, time.tv_sec)) &* 1_000_000_000 &+ UInt64(max(0, time.tv_nsec))
+    }
+
+    /// The path without links and dots, or as it was given where that is gone.
+    var realPath: String { resolvedPath(path) ?? path }
+
     /// Device and inode: the same for two names of one file.
     var identity: [UInt64] {
         var information = stat()
@@ -304,4 +327,12 @@ package protocol ImageFileObserver: AnyObject {
         guard unsafe fstat(descriptor, &information) == 0 else { return [] }
         return [UInt64(information.st_dev), UInt64(information.st_ino), start]
     }
+}
+
+/// `path` without links and dots; nil with errno set.
+func resolvedPath(_ path: String) -> String? {
+    guard let resolved = unsafe realpath(path, nil) else { return nil }
+    // SAFETY: realpath allocated a NUL-terminated string, freed once.
+    defer { unsafe free(resolved) }
+    return unsafe String(cString: resolved)
 }

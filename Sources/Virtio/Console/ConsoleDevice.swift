@@ -201,9 +201,11 @@ public final class ConsoleDevice: VirtioDevice {
 
     // MARK: Host events
 
-    /// How much input a port takes now.
+    /// How much input a port takes now: none before a driver knows it, which would throw it away.
     public func receiveSpace(port: Int) -> Int {
-        state.ports.indices.contains(port) ? max(0, Self.inputCapacity - state.ports[port].input.count) : 0
+        guard transport != nil, state.ports.indices.contains(port) else { return 0 }
+        guard hasMultiplePorts ? state.ports[port].isReady : port == 0 else { return 0 }
+        return max(0, Self.inputCapacity - state.ports[port].input.count)
     }
 
     /// Whether a port's input has a reader in the guest.

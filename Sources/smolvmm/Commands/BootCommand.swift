@@ -15,7 +15,13 @@ import Machine
 struct BootCommand: ParsableCommand {
     /// What the kernel needs to be told of every machine: where its console is, and to restart at once when it
     /// panics, which ends smolvmm with a status of its own.
-    static let defaultCommandLine = "console=ttyS0 panic=-1"
+    static func defaultCommandLine(_ console: MachineConsole) -> String {
+        switch console {
+        case .serial: "console=ttyS0 panic=-1"
+        case .hvc0: "console=hvc0 panic=-1"
+        }
+    }
+
     private static let largestKernel = 256 << 20
     private static let largestInitramfs = 2 << 30
 
@@ -64,9 +70,19 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "The console that gets what you type: serial (ttyS0) or hvc0, the virtio console.",
+            discussion: """
+                hvc0 is faster and follows the terminal's size, but shows nothing before the guest has loaded its driver \
+                (virtio_console). What the guest says is shown from both.
+                """,
+            valueName: "name"))
+    var console = MachineConsole.serial
+
+    @Option(
+        help: ArgumentHelp(
             "More for the kernel's command line.",
             discussion: """
-                It comes after '\(BootCommand.defaultCommandLine)', so that where the two disagree, yours counts.
+                It comes after '\(BootCommand.defaultCommandLine(.serial))', so that where the two disagree, yours counts.
                 """,
             valueName: "text"))
     var cmdline = ""
@@ -90,6 +106,8 @@ struct BootCommand: ParsableCommand {
         help: ArgumentHelp("The bundle that --snapshot-when writes.", valueName: "file"), completion: .file())
     var output: String?
 
+    @OptionGroup var snapshot: SnapshotArguments
+
     @Flag(help: .hidden)
     var stats = false
 
@@ -110,12 +128,17 @@ struct BootCommand: ParsableCommand {
         if let snapshotWhen {
             guard !snapshotWhen.isEmpty else { throw ValidationError("--snapshot-when needs a text") }
             guard output != nil else { throw ValidationError("--snapshot-when needs -o FILE, the bundle to write") }
+        } else if snapshot.baseByReference {
+            throw ValidationError("--base-by-reference is for --snapshot-when")
         } else if output != nil {
             throw ValidationError("-o is for --snapshot-when; a running machine is frozen with 'smolvmm snapshot'")
         }
     }
 
-    var fullCommandLine: String { cmdline.isEmpty ? Self.defaultCommandLine : Self.defaultCommandLine + " " + cmdline }
+    var fullCommandLine: String {
+        let start = Self.defaultCommandLine(console)
+        return cmdline.isEmpty ? start : start + " " + cmdline
+    }
 
     func run() throws {
         let kernelBytes = try HostFile.read(kernel, purpose: "kernel", limit: Self.largestKernel)
@@ -127,6 +150,8 @@ struct BootCommand: ParsableCommand {
 
         var configuration = MachineConfiguration(
             name: name.text, memoryBytes: memory.bytes, cpus: cpus, cpuModel: cpu, commandLine: fullCommandLine)
+        configuration.devices = MachineDevice.standard
+        configuration.console = console.rawValue
         var images: [DiskImage] = []
         for (index, disk) in disks.enumerated() {
             let opened = try disk.open(index)
@@ -136,7 +161,9 @@ struct BootCommand: ParsableCommand {
         let progress = Progress("freezing \(name)")
         let trigger: FreezeTrigger? =
             if let snapshotWhen, let output {
-                FreezeTrigger(text: snapshotWhen, path: output) { progress.update($0) }
+                FreezeTrigger(
+                    text: snapshotWhen, path: output, SnapshotOptions(refersToBases: snapshot.baseByReference)
+                ) { progress.update($0) }
             } else {
                 nil
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands that talk to running machines: `snapshot`, `list`, `pause`, `resume` and `stop`.
+// The commands that talk to running machines: `snapshot`, `list`, `pause`, `resume`, `stop`, `balloon`, `grow-disk`.
 
 import ArgumentParser
 import Machine
@@ -9,6 +9,17 @@ import Machine
 #else
     import Darwin
 #endif
+
+/// What goes into a bundle, for the commands that write one.
+struct SnapshotArguments: ParsableArguments {
+    @Flag(
+        help: ArgumentHelp(
+            "Leave images that the machine does not write (--disk FILE,overlay or readonly, backing files) out of the bundle.",
+            discussion: """
+                The bundle has their paths and hashes instead: it is small, and restoring it needs the same files, unchanged.
+                """))
+    var baseByReference = false
+}
 
 struct SnapshotCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -27,12 +38,15 @@ struct SnapshotCommand: ParsableCommand {
         help: ArgumentHelp("The bundle to write, FILE.smolmachine.", valueName: "file"), completion: .file())
     var output: String
 
+    @OptionGroup var options: SnapshotArguments
+
     func run() throws {
-        let path = try HostFile.absolute(output)
+        let request = ControlRequest(
+            command: .snapshot, path: try HostFile.absolute(output), baseByReference: options.baseByReference)
         let client = try ControlClient(name, in: .own())
         let progress = Progress("freezing \(name)")
         defer { progress.finish() }
-        let reply = try client.ask(ControlRequest(command: .snapshot, path: path)) { progress.update($0) }
+        let reply = try client.ask(request) { progress.update($0) }
         guard let report = reply?.snapshot else { throw CommandError("machine \(name) ended before it was frozen") }
         progress.finish()
         tell(
@@ -128,10 +142,56 @@ struct StopCommand: ParsableCommand {
     }
 }
 
+struct BalloonCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "balloon",
+        abstract: "Ask a running machine's guest for memory that the host can use for something else.",
+        discussion: """
+            The guest's balloon driver (virtio_balloon) hands over as much as it can spare, and gets it back when you ask \
+            for less: 0 returns all. What the guest itself reports as free is given back without being asked for.
+            """)
+
+    @Argument(help: "The running machine: see 'smolvmm list'.")
+    var name: MachineName
+
+    @Argument(help: "How much memory the guest shall do without: 0, 64M, 1G, ...")
+    var size: String
+
+    func validate() throws {
+        guard bytes != nil else { throw ValidationError("'\(size)' is no amount of memory: 0, 64M, 1G, ...") }
+    }
+
+    private var bytes: UInt64? { size == "0" ? 0 : ByteSize(argument: size)?.bytes }
+
+    func run() throws { try send(ControlRequest(command: .balloon, bytes: bytes), name) }
+}
+
+struct GrowDiskCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "grow-disk",
+        abstract: "Make a running machine's disk larger.",
+        discussion: "The guest is told at once; its partitions and file systems are for the guest to grow.")
+
+    @Argument(help: "The running machine: see 'smolvmm list'.")
+    var name: MachineName
+
+    @Argument(help: "The disk's id: disk0 is the first one's unless --disk said otherwise.")
+    var disk: String
+
+    @Argument(help: "Its new size, larger than before: 10G, ...")
+    var size: ByteSize
+
+    func run() throws { try send(ControlRequest(command: .growDisk, bytes: size.bytes, disk: disk), name) }
+}
+
 /// Sends a command that has no result.
 private func command(_ command: ControlRequest.Command, _ name: MachineName) throws {
+    try send(ControlRequest(command: command), name)
+}
+
+private func send(_ request: ControlRequest, _ name: MachineName) throws {
     let client = try ControlClient(name, in: .own())
-    guard try client.ask(ControlRequest(command: command)) != nil else {
+    guard try client.ask(request) != nil else {
         throw CommandError("machine \(name) has ended")
     }
 }

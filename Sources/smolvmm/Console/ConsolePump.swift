@@ -66,6 +66,7 @@ final class ConsolePump: Sendable {
         var escapes = EscapeFilter()
         var inputIsOpen = Terminal.mayRead
         var outputIsOpen = true
+        tellWindowSize()
         while true {
             if output.isEmpty {
                 let ended = hasEnded.load(ordering: .acquiring)
@@ -133,6 +134,10 @@ final class ConsolePump: Sendable {
     }
 
     private func handle(_ signal: Int32) {
+        if signal == SIGWINCH {
+            tellWindowSize()
+            return
+        }
         terminal?.leave()
         if signal == SIGTSTP {
             kill(getpid(), SIGSTOP)
@@ -141,6 +146,11 @@ final class ConsolePump: Sendable {
         }
         release()
         Signals.die(of: signal)
+    }
+
+    private func tellWindowSize() {
+        guard let size = terminal?.size else { return }
+        control.setWindowSize(columns: size.columns, rows: size.rows)
     }
 }
 

@@ -14,7 +14,7 @@ import Machine
 /// SAFETY: written once by `Signals.init`, before the handler that reads it is installed.
 nonisolated(unsafe) private var pipeEnd: Int32 = -1
 
-/// The signals that ask smolvmm to end or to stop for a while. One in a process.
+/// The signals that ask smolvmm to end or to stop for a while, or tell of the terminal's size. One in a process.
 final class Signals: Sendable {
     /// Readable when a signal has come.
     let descriptor: Int32
@@ -29,7 +29,7 @@ final class Signals: Sendable {
         }
         descriptor = ends[0]
         unsafe pipeEnd = ends[1]
-        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP] { Self.install(number) }
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH] { Self.install(number) }
     }
 
     private static func install(_ number: Int32) {

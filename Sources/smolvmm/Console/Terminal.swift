@@ -37,6 +37,16 @@ final class Terminal: Sendable {
         return foreground == -1 || foreground == getpgrp()
     }
 
+    /// Nil where the terminal does not say.
+    var size: (columns: UInt16, rows: UInt16)? {
+        var window = winsize()
+        // SAFETY: `window` outlives the call.
+        guard unsafe ioctl(STDIN_FILENO, UInt(TIOCGWINSZ), &window) == 0, window.ws_col > 0, window.ws_row > 0 else {
+            return nil
+        }
+        return (window.ws_col, window.ws_row)
+    }
+
     /// Raw mode. Output processing stays on: it does no harm to the guest's, and our own messages need it.
     func enter() {
         // SAFETY: only read after `init`.

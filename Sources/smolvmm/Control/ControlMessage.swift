@@ -17,6 +17,8 @@ struct ControlRequest: Codable, Equatable {
         case resume
         case stop
         case snapshot
+        case balloon
+        case growDisk
     }
 
     /// The newest version of the protocol.
@@ -26,6 +28,12 @@ struct ControlRequest: Codable, Equatable {
     var command: Command
     /// For `snapshot`: the bundle, absolute.
     var path: String?
+    /// For `snapshot`: images that nobody writes stay outside of the bundle.
+    var baseByReference: Bool?
+    /// For `balloon`: what the guest shall give back; for `growDisk`: the disk's new size.
+    var bytes: UInt64?
+    /// For `growDisk`: its id.
+    var disk: String?
 }
 
 /// What the machine answers: any number of `progress`, then one `result` or `error`.

@@ -107,8 +107,18 @@ private struct Conversation: Sendable {
                 guard let path = request.path, path.hasPrefix("/") else {
                     return .error("a snapshot needs an absolute path")
                 }
-                let report = try control.snapshot(to: path) { fraction in send(.progress(fraction)) }
+                let report = try control.snapshot(
+                    to: path, SnapshotOptions(refersToBases: request.baseByReference ?? false)
+                ) { fraction in send(.progress(fraction)) }
                 return ControlReply(event: .result, snapshot: report)
+            case .balloon:
+                guard let bytes = request.bytes else { return .error("a balloon needs bytes") }
+                try control.adjust(.balloon(bytes: bytes))
+            case .growDisk:
+                guard let bytes = request.bytes, let disk = request.disk else {
+                    return .error("a disk's new size needs a disk and bytes")
+                }
+                try control.adjust(.diskSize(id: disk, bytes: bytes))
             }
             return .done
         } catch {
