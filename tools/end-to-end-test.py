@@ -21,7 +21,8 @@ import traceback
 import zipfile
 
 sys.dont_write_bytecode = True
-from harness import INIT, Failure, Process, add_machine_options, machine_parts, require, run
+import disk_tests
+from harness import INIT, Failure, Process, Skip, add_machine_options, machine_parts, require, run
 
 # The statuses that README.md documents.
 POWERED_OFF, FAILED, PANICKED, USAGE = 0, 1, 3, 64
@@ -29,10 +30,6 @@ POWERED_OFF, FAILED, PANICKED, USAGE = 0, 1, 3, 64
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
 SETTLE_SECONDS = 3  # how long the bundle of the clock test waits
-
-
-class Skip(Exception):
-    """Why a test cannot run here."""
 
 
 class Bench:
@@ -486,7 +483,7 @@ TESTS = [
     control_sockets_are_private, refuses_what_is_not_there, everyday_tools_read_it, inspect_and_verify_work,
     truncated_bundles_are_refused, flipped_bundles_are_refused, failed_snapshot_leaves_the_old_file,
     killed_snapshot_leaves_the_old_file, generic_kernel_boots,
-]
+] + disk_tests.TESTS
 
 
 def perform(test, bench):

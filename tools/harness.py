@@ -26,6 +26,10 @@ class Failure(Exception):
     """What a test or a measurement expected did not happen."""
 
 
+class Skip(Exception):
+    """Why a test cannot run here."""
+
+
 class Tick:
     """One line of the test guest's running proof."""
 
