@@ -31,7 +31,8 @@ struct Smolvmm: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             BootCommand.self, SnapshotCommand.self, RestoreCommand.self, ListCommand.self, PauseCommand.self,
-            ResumeCommand.self, StopCommand.self, InspectCommand.self, VerifyCommand.self, BenchCPUCommand.self,
+            ResumeCommand.self, StopCommand.self, InspectCommand.self, VerifyCommand.self, DiskCommand.self,
+            BenchCPUCommand.self,
         ])
 }
 
