@@ -245,7 +245,8 @@ struct Qcow2Check {
         } else if before.corruptions + before.leaks > 0 {
             try dropBadBlocks()
             try setRefcounts { $0 != $1 }
-            if repair == .all { try checkCopied(fixing: true) }
+            // The counts are right now: entries follow them.
+            try checkCopied(fixing: true)
         }
         if repair == .all {
             layer.headerDirty = layer.headerDirty || layer.header.incompatible.contains(.corrupt)
@@ -254,11 +255,7 @@ struct Qcow2Check {
         // Refcounts that are kept in memory while an image is in use are what this is about.
         _ = try layer.writeRefcounts(always: true)
         try layer.file.sync()
-        if repair == .all || before.corruptions == 0 {
-            try layer.close()
-        } else {
-            try layer.writeMappings()
-        }
+        if repair == .all || before.corruptions == 0 { try layer.close() }
         var again = Qcow2Check(try Qcow2Layer(layer.file, for: .examination))
         var after = try again.run()
         after.corruptionsFixed = max(0, before.corruptions - after.corruptions)

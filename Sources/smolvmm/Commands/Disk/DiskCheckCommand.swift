@@ -86,7 +86,7 @@ struct DiskCheckCommand: ParsableCommand {
 
     /// With two decimals.
     private static func percent(_ part: UInt64, _ whole: UInt64) -> String {
-        let hundredths = Int((Double(part) * 10_000 / Double(whole)).rounded())
+        let hundredths = Int((Double(part) * 10_000 / Double(whole)).rounded(.toNearestOrEven))
         return "\(hundredths / 100).\(String(hundredths % 100 + 100).dropFirst())%"
     }
 }
