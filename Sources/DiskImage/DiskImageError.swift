@@ -20,6 +20,8 @@ public enum DiskImageError: Error, Equatable, CustomStringConvertible {
     /// Another process has the image open.
     case inUse(path: String, forWriting: Bool)
     case readOnly(path: String)
+    /// A new file would replace another.
+    case exists(path: String)
     case invalidValue(field: String, value: String, allowed: String)
     case outOfRange(offset: UInt64, count: UInt64, size: UInt64)
     case outOfMemory(purpose: String)
@@ -36,6 +38,7 @@ public enum DiskImageError: Error, Equatable, CustomStringConvertible {
                 + (forWriting
                     ? ": it can be written by one at a time (use ',overlay' to leave it unchanged)"
                     : ", which writes to it")
+        case .exists(let path): "\(path) exists already (--force replaces it)"
         case .readOnly(let path): "\(path) is open for reading only"
         case .invalidValue(let field, let value, let allowed): "\(field) is \(value), must be \(allowed)"
         case .outOfRange(let offset, let count, let size):

@@ -22,6 +22,8 @@ public struct DiskOpenOptions: Equatable, Sendable {
     public var allowsAnyBacking = false
     /// Read the disk as it was at this internal snapshot.
     public var snapshot: String?
+    /// A raw file whose end is inside a sector counts as if zeros filled that sector: for tools, not for guests.
+    public var fillsLastSector = false
     /// Stop at the first image.
     public var ignoresBacking = false
 
@@ -44,13 +46,13 @@ extension DiskImage {
         let format: DiskFormat
         if let told = options.format { format = told } else { format = try .probe(file) }
         var layers: [any ImageLayer] = []
-        if format == .raw, !file.size.isMultiple(of: 512) {
+        if format == .raw, !file.size.isMultiple(of: 512), !options.fillsLastSector {
             throw .invalidValue(
                 field: "the size of \(file.path)", value: "\(file.size) bytes",
                 allowed: "a multiple of 512 ('smolvmm disk resize' makes it one)")
         }
         switch format {
-        case .raw: layers.append(RawLayer(file))
+        case .raw: layers.append(RawLayer(file, fillsLastSector: options.fillsLastSector))
         case .qcow2:
             let layer = try Qcow2Layer(file)
             if let snapshot = options.snapshot { try layer.show(snapshot: snapshot) }
@@ -121,13 +123,13 @@ extension DiskImage {
         }
     }
 
-    private static func folder(of path: String) -> String {
+    static func folder(of path: String) -> String {
         guard let slash = path.lastIndex(of: "/") else { return "." }
         return slash == path.startIndex ? "/" : String(path[..<slash])
     }
 
     /// Where the file that an image names is: relative to the image, and not outside of `root` unless that is allowed.
-    private static func resolve(
+    static func resolve(
         _ name: String, from image: String, root: String, _ allowsAny: Bool
     ) throws(DiskImageError) -> String {
         func refuse(_ reason: String) -> DiskImageError { .backingRefused(image: image, backing: name, reason: reason) }

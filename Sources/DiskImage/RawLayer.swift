@@ -15,9 +15,10 @@ final class RawLayer: ImageLayer {
     let format = DiskFormat.raw
     var sequence: UInt64 = 0
 
-    init(_ file: ImageFile) {
+    /// - Parameter fillsLastSector: the file's last sector is taken for whole.
+    init(_ file: ImageFile, fillsLastSector: Bool = false) {
         self.file = file
-        size = file.size
+        size = fillsLastSector ? (file.size + 511) & ~511 : file.size
     }
 
     func extent(at offset: UInt64, limit: UInt64) throws(DiskImageError) -> Extent {

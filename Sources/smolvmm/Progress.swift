@@ -22,9 +22,10 @@ final class Progress: Sendable {
     private let isVisible: Bool
     private let state: Mutex<State>
 
-    init(_ label: String) {
+    /// - Parameter always: also where standard error is no terminal.
+    init(_ label: String, always: Bool = false) {
         self.label = label
-        isVisible = isatty(STDERR_FILENO) == 1
+        isVisible = always || isatty(STDERR_FILENO) == 1
         // Quick work shows nothing.
         state = Mutex(State(next: ContinuousClock.now + Self.interval * 2))
     }

@@ -29,10 +29,14 @@ public enum DiskRepair: String, Sendable, CaseIterable {
 
 struct Qcow2Check {
     private static let longestList = 20
+    /// Clusters of a file whose references are counted: 4 bytes of memory each.
+    private static let mostClusters: UInt64 = 1 << 29
 
     private let layer: Qcow2Layer
     private var references: [UInt32] = []
     private(set) var report = DiskCheckReport()
+    /// Entries of the refcount table that lead nowhere.
+    private var badBlocks: [Int] = []
 
     init(_ layer: Qcow2Layer) { self.layer = layer }
 
@@ -58,7 +62,10 @@ struct Qcow2Check {
     // MARK: Counting
 
     private mutating func count() throws(DiskImageError) {
-        let clusters = (layer.file.size + layer.clusterSize - 1) >> bits
+        let clusters = layer.file.size >> bits + (layer.file.size & (layer.clusterSize - 1) == 0 ? 0 : 1)
+        guard clusters <= Self.mostClusters else {
+            throw .unsupported(path: layer.file.path, feature: "a file of \(layer.file.size) bytes for its clusters")
+        }
         references = [UInt32](repeating: 0, count: Int(clusters))
         report = DiskCheckReport()
         let header = layer.header
@@ -78,8 +85,11 @@ struct Qcow2Check {
         try countBitmaps()
         reference(header.refcountTableOffset, UInt64(header.refcountTableClusters) << bits, "the refcount table")
         for (index, offset) in layer.refcountTable.enumerated() where offset != 0 {
-            guard offset & (layer.clusterSize - 1) == 0 else {
-                corruption("refcount block \(index) is misaligned, at offset \(hexadecimal(offset))")
+            guard offset & (layer.clusterSize - 1) == 0, offset < layer.file.size else {
+                corruption("refcount block \(index) is misaligned or outside, at offset \(hexadecimal(offset))")
+                // Its refcounts count as zero.
+                layer.refcountTable[index] = 0
+                badBlocks.append(index)
                 continue
             }
             reference(offset, layer.clusterSize, "refcount block \(index)")
@@ -87,8 +97,8 @@ struct Qcow2Check {
     }
 
     private mutating func countTables(_ l1: [UInt64], isActive: Bool) throws(DiskImageError) {
-        var expected: UInt64?
         for (index, entry) in l1.enumerated() {
+            var expected: UInt64?
             let offset = entry & Qcow2Layer.Entry.offsetMask
             guard offset != 0 else { continue }
             guard offset & (layer.clusterSize - 1) == 0, offset < layer.file.size else {
@@ -117,6 +127,13 @@ struct Qcow2Check {
             return
         }
         let host = entry & Qcow2Layer.Entry.offsetMask
+        if layer.hasSubclusters {
+            let bitmap = table.entry(index * 2 + 1)
+            if bitmap & bitmap >> 32 & 0xffff_ffff != 0 || (host == 0 && bitmap & 0xffff_ffff != 0) {
+                corruption("the subclusters of an entry contradict each other (bitmap \(hexadecimal(bitmap)))")
+                return
+            }
+        }
         guard host != 0 else { return }
         guard host & (layer.clusterSize - 1) == 0 else {
             corruption("a cluster is misaligned, at offset \(hexadecimal(host))")
@@ -164,7 +181,7 @@ struct Qcow2Check {
         while cluster < max(UInt64(references.count), 1), cluster < covered || cluster < UInt64(references.count) {
             let stored = cluster < covered ? try layer.refcount(cluster) : 0
             let wanted = UInt64(references[Int(cluster)])
-            if stored != 0 { last = cluster }
+            if stored != 0 || wanted != 0 { last = cluster }
             if stored != wanted {
                 let text = "cluster \(cluster) refcount=\(stored) reference=\(wanted)"
                 if stored > wanted {
@@ -220,25 +237,43 @@ struct Qcow2Check {
 
     // MARK: Repairing
 
-    /// Checks, then fixes what `repair` allows.
+    /// Checks, fixes what `repair` allows, and checks what is in the file then.
     mutating func run(_ repair: DiskRepair) throws(DiskImageError) -> DiskCheckReport {
         let before = try run()
         if before.corruptions > 0, repair == .leaks {
             try setRefcounts { stored, wanted in stored > wanted }
         } else if before.corruptions + before.leaks > 0 {
+            try dropBadBlocks()
             try setRefcounts { $0 != $1 }
-            if repair == .all { try checkCopied(fixing: true) }
+            // The counts are right now: entries follow them.
+            try checkCopied(fixing: true)
         }
-        if repair == .all, layer.header.incompatible.contains(.corrupt) {
+        if repair == .all {
+            layer.headerDirty = layer.headerDirty || layer.header.incompatible.contains(.corrupt)
             layer.header.incompatible.remove(.corrupt)
-            layer.headerDirty = true
         }
-        try layer.close()
-        var after = try run()
+        // Refcounts that are kept in memory while an image is in use are what this is about.
+        _ = try layer.writeRefcounts(always: true)
+        try layer.file.sync()
+        if repair == .all || before.corruptions == 0 { try layer.close() }
+        var again = Qcow2Check(try Qcow2Layer(layer.file, for: .examination))
+        var after = try again.run()
         after.corruptionsFixed = max(0, before.corruptions - after.corruptions)
         after.leaksFixed = max(0, before.leaks - after.leaks)
-        if after.corruptions == 0 { after.findings = before.findings + after.findings }
+        after.findings = before.findings
         return after
+    }
+
+    /// Lets go of refcount blocks that cannot be, or that are something else, too: new ones are made from the references.
+    private mutating func dropBadBlocks() throws(DiskImageError) {
+        for (index, offset) in layer.refcountTable.enumerated() where offset != 0 && references[Int(offset >> bits)] > 1
+        {
+            layer.refcounts.forget(offset)
+            layer.refcountTable[index] = 0
+            references[Int(offset >> bits)] -= 1
+            badBlocks.append(index)
+        }
+        if !badBlocks.isEmpty { layer.refcountTableDirty = 0..<layer.refcountTable.count }
     }
 
     /// After a crash of whoever had refcounts in memory: counts them again.

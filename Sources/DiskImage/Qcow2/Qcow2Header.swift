@@ -6,7 +6,7 @@ public enum Qcow2Compression: UInt8, Sendable, CaseIterable {
     case zlib = 0
     case zstd = 1
 
-    var name: String { self == .zlib ? "zlib" : "zstd" }
+    public var name: String { self == .zlib ? "zlib" : "zstd" }
 }
 
 /// Features that a reader must know.

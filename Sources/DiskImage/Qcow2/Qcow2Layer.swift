@@ -59,10 +59,17 @@ final class Qcow2Layer: ImageLayer {
 
     var size: UInt64 { header.size }
 
+    /// What an image is opened for.
+    enum Purpose {
+        case use
+        /// To see what is wrong with it, and perhaps repair that: damaged tables and marks are let through.
+        case examination
+    }
+
     /// Opens the image in `file`.
-    init(_ file: ImageFile, isScratch: Bool = false) throws(DiskImageError) {
+    init(_ file: ImageFile, isScratch: Bool = false, for purpose: Purpose = .use) throws(DiskImageError) {
         let header = try Qcow2Header(file)
-        if file.isWritable, header.incompatible.contains(.corrupt) {
+        if purpose == .use, file.isWritable, header.incompatible.contains(.corrupt) {
             throw .corrupt(path: file.path, reason: "it is marked as such; it can only be read (readonly), or repaired")
         }
         self.file = file
@@ -86,6 +93,7 @@ final class Qcow2Layer: ImageLayer {
         mappings = Qcow2TableCache(file, clusterSize: clusterSize, bytes: Self.mappingCacheBytes)
         refcounts = Qcow2TableCache(file, clusterSize: clusterSize, bytes: Self.refcountCacheBytes)
         highWater = (file.size + clusterSize - 1) >> clusterBits
+        guard purpose == .use else { return }
         if file.isWritable || !header.incompatible.contains(.corrupt) { try checkTables() }
         if file.isWritable { try prepareForWriting() }
     }

@@ -7,12 +7,15 @@ public struct DiskSnapshot: Equatable, Sendable {
     public var name: String
     /// Seconds since 1970.
     public var date: UInt32
+    public var dateNanoseconds: UInt32
     /// Guest nanoseconds.
     public var vmClock: UInt64
     /// Bytes of a saved machine's state.
     public var vmStateSize: UInt64
     /// Of the disk at that time, in bytes.
     public var diskSize: UInt64
+    /// Instructions that had been executed, where they were counted.
+    public var instructions: UInt64?
     var l1Offset: UInt64
     var l1Entries: UInt32
 }
@@ -42,10 +45,12 @@ extension Qcow2Layer {
             let snapshot = DiskSnapshot(
                 id: String(decoding: texts.prefix(idSize), as: UTF8.self),
                 name: String(decoding: texts.dropFirst(idSize), as: UTF8.self),
-                date: fixed.bigEndian(UInt32.self, at: 16), vmClock: fixed.bigEndian(UInt64.self, at: 24),
+                date: fixed.bigEndian(UInt32.self, at: 16), dateNanoseconds: fixed.bigEndian(UInt32.self, at: 20),
+                vmClock: fixed.bigEndian(UInt64.self, at: 24),
                 vmStateSize: extraSize >= 8
                     ? rest.bigEndian(UInt64.self, at: 0) : UInt64(fixed.bigEndian(UInt32.self, at: 32)),
                 diskSize: extraSize >= 16 ? rest.bigEndian(UInt64.self, at: 8) : size,
+                instructions: extraSize >= 24 ? Self.instructions(rest.bigEndian(UInt64.self, at: 16)) : nil,
                 l1Offset: fixed.bigEndian(UInt64.self, at: 0), l1Entries: fixed.bigEndian(UInt32.self, at: 8))
             guard snapshot.l1Offset & (clusterSize - 1) == 0, snapshot.l1Offset <= file.size,
                 UInt64(snapshot.l1Entries) * 8 <= min(Qcow2Header.Limit.l1Bytes, file.size - snapshot.l1Offset)
@@ -55,6 +60,9 @@ extension Qcow2Layer {
         }
         return (list, position - header.snapshotTableOffset)
     }
+
+    /// All ones stand for none.
+    private static func instructions(_ stored: UInt64) -> UInt64? { stored == .max ? nil : stored }
 
     /// Turns a read-only layer to the disk as it was at the snapshot with this id or name.
     func show(snapshot wanted: String) throws(DiskImageError) {

@@ -152,7 +152,7 @@ extension Qcow2Layer {
     }
 
     /// What an entry led to is referred to once less.
-    private func giveUpCluster(_ table: Qcow2Table, _ index: Int) throws(DiskImageError) {
+    func giveUpCluster(_ table: Qcow2Table, _ index: Int) throws(DiskImageError) {
         let entry = table.entry(hasSubclusters ? index * 2 : index)
         if entry & Entry.compressed != 0 {
             let cluster = compressedCluster(entry)

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a disk as a new qcow2 image from its first cluster to its last: data, then tables, then the header at the start.
 
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
 /// Sees an image's clusters as they are written.
 public protocol ClusterObserver: AnyObject {
     /// A cluster of the file: its number and its bytes. Each comes once, in ascending order but for cluster 0, the header,
@@ -13,19 +19,40 @@ public enum Qcow2Stream {
     /// Writes `source` into the empty `file`. Clusters of zeros take no space.
     /// - Parameter options: `clusterSize`, `refcountBits`, `version`, backing file. With a backing file, what `source` has
     ///   not stored is the backing disk's, and zeros are stored as such.
+    /// - Parameter base: the backing disk, so that only what differs from it is stored.
+    /// - Parameter compresses: clusters that become smaller by it; not with an observer.
     public static func write(
-        _ source: any DiskSource, to file: ImageFile, _ options: Qcow2Options, observer: (any ClusterObserver)? = nil,
-        progress: ((Double) -> Void)? = nil
+        _ source: any DiskSource, to file: ImageFile, _ options: Qcow2Options, base: (any DiskSource)? = nil,
+        compresses: Bool = false, observer: (any ClusterObserver)? = nil, progress: ((Double) -> Void)? = nil
     ) throws(DiskImageError) {
-        var writer = try Writer(source, file, options, observer)
+        guard !compresses || observer == nil else {
+            throw .invalidValue(field: "compression", value: "on", allowed: "off for images that are observed")
+        }
+        var writer = try Writer(source, file, options, base, compresses, observer)
         try writer.writeData(progress)
         try writer.writeTables()
         progress?(1)
     }
 
+    /// Whether whole sectors are all zero.
+    static func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        var offset = 0
+        while offset + 64 <= bytes.count {
+            var bits: UInt64 = 0
+            for word in 0..<8 {
+                // SAFETY: 64 bytes from `offset` lie in the buffer.
+                bits |= unsafe bytes.loadUnaligned(fromByteOffset: offset + word * 8, as: UInt64.self)
+            }
+            if bits != 0 { return false }
+            offset += 64
+        }
+        return true
+    }
+
     private struct Writer {
         private let source: any DiskSource
         private let file: ImageFile
+        private let base: (any DiskSource)?
         private let observer: (any ClusterObserver)?
         private var header: Qcow2Header
         private let hasBacking: Bool
@@ -34,12 +61,19 @@ public enum Qcow2Stream {
         private var next: UInt64 = 1
         /// L2 tables with entries, by number.
         private var tables: [UInt64: [UInt64]] = [:]
+        private let compressor: ParallelCompressor?
+        /// Behind the last compressed cluster; at a cluster's end, the next one starts a cluster.
+        private var packedEnd: UInt64 = 0
+        /// How many compressed clusters have a part in a cluster of the file.
+        private var packed: [UInt64: UInt64] = [:]
 
         init(
-            _ source: any DiskSource, _ file: ImageFile, _ options: Qcow2Options, _ observer: (any ClusterObserver)?
+            _ source: any DiskSource, _ file: ImageFile, _ options: Qcow2Options, _ base: (any DiskSource)?,
+            _ compresses: Bool, _ observer: (any ClusterObserver)?
         ) throws(DiskImageError) {
             self.source = source
             self.file = file
+            self.base = base
             self.observer = observer
             header = try options.header(size: source.size)
             guard !header.hasExtendedL2 else {
@@ -48,6 +82,7 @@ public enum Qcow2Stream {
             }
             hasBacking = header.backingFile != nil
             cluster = header.clusterSize
+            compressor = compresses ? try ParallelCompressor(header.compression, size: Int(cluster)) : nil
         }
 
         private var entriesPerTable: UInt64 { cluster / 8 }
@@ -56,10 +91,11 @@ public enum Qcow2Stream {
 
         mutating func writeData(_ progress: ((Double) -> Void)?) throws(DiskImageError) {
             // Several clusters at a time, as far as the disk stores them without a gap.
-            let batch = max(1, (1 << 20) / cluster)
+            let batch = max(1, (compressor == nil ? 1 << 20 : 4 << 20) / cluster)
             let buffer = try AlignedBuffer(count: Int(batch * cluster))
+            let old = try AlignedBuffer(count: base == nil ? 0 : Int(batch * cluster))
             var offset: UInt64 = 0
-            while let stored = try source.nextStored(from: offset) {
+            while let stored = try nextStored(from: offset) {
                 var number = stored.lowerBound / cluster
                 let end = (stored.upperBound + cluster - 1) / cluster
                 while number < end {
@@ -67,34 +103,104 @@ public enum Qcow2Stream {
                     // SAFETY: `count` is at most `batch`.
                     let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Int(count * cluster)])
                     unsafe try source.read(at: number * cluster, into: bytes)
-                    unsafe try write(number, UnsafeRawBufferPointer(bytes))
+                    if let base {
+                        unsafe try base.read(
+                            at: number * cluster,
+                            into: UnsafeMutableRawBufferPointer(rebasing: old.bytes[..<Int(count * cluster)]))
+                    }
+                    unsafe try write(number, UnsafeRawBufferPointer(bytes), UnsafeRawBufferPointer(old.bytes))
                     number += count
-                    progress?(Double(number * cluster) / Double(max(source.size, 1)))
+                    progress?(min(1, Double(number * cluster) / Double(max(source.size, 1))))
                 }
                 offset = end * cluster
                 if offset >= source.size { break }
             }
         }
 
-        /// Writes clusters of the disk from `number` on; runs of those that are not zero at once.
-        private mutating func write(_ number: UInt64, _ bytes: UnsafeRawBufferPointer) throws(DiskImageError) {
+        /// The first range that the disk or its base may store.
+        private func nextStored(from offset: UInt64) throws(DiskImageError) -> Range<UInt64>? {
+            let stored = try source.nextStored(from: offset)
+            guard let base, offset < base.size, let below = try base.nextStored(from: offset),
+                below.lowerBound < stored?.lowerBound ?? source.size
+            else { return stored }
+            return below.lowerBound..<min(below.upperBound, source.size)
+        }
+
+        private enum Content {
+            /// What is there without doing anything: of the base, or zero.
+            case same
+            case zero
+            case data
+        }
+
+        private func content(_ bytes: UnsafeRawBufferPointer, _ old: UnsafeRawBufferPointer) -> Content {
+            if base != nil, let new = bytes.baseAddress, let before = old.baseAddress,
+                // SAFETY: with a base, both are one cluster.
+                unsafe memcmp(new, before, bytes.count) == 0
+            {
+                return .same
+            }
+            guard unsafe Qcow2Stream.isZero(bytes) else { return .data }
+            // Version 2 has no entry for zeros.
+            return !hasBacking ? .same : header.version >= 3 ? .zero : .data
+        }
+
+        /// Writes clusters of the disk from `number` on; runs of those that have data at once.
+        private mutating func write(
+            _ number: UInt64, _ bytes: UnsafeRawBufferPointer, _ old: UnsafeRawBufferPointer
+        ) throws(DiskImageError) {
             let size = Int(cluster)
+            var contents: [Content] = []
+            for start in stride(from: 0, to: bytes.count, by: size) {
+                // SAFETY: whole clusters; `old` is as long as `bytes` where there is a base.
+                let now = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<start + size])
+                let before = unsafe base == nil ? old : UnsafeRawBufferPointer(rebasing: old[start..<start + size])
+                unsafe contents.append(content(now, before))
+            }
+            let compressed = unsafe compressor?.compress(bytes, where: contents.map { $0 == .data })
             var run = 0
-            for index in 0...bytes.count / size {
-                let isEnd = index == bytes.count / size
-                // SAFETY: `index` is below the number of clusters unless at the end.
-                let isZero =
-                    isEnd
-                    ? true
-                    : unsafe Self.isZero(UnsafeRawBufferPointer(rebasing: bytes[index * size..<(index + 1) * size]))
-                if !isZero { continue }
+            for index in 0...contents.count {
+                let isEnd = index == contents.count
+                let small = isEnd ? nil : compressed?[index]
+                if !isEnd, contents[index] == .data, small == nil { continue }
                 if run < index {
+                    // SAFETY: as above.
                     unsafe try append(
                         number + UInt64(run), UnsafeRawBufferPointer(rebasing: bytes[run * size..<index * size]))
                 }
                 run = index + 1
-                if !isEnd, hasBacking { setEntry(number + UInt64(index), Qcow2Layer.Entry.zero) }
+                if let small {
+                    try append(number + UInt64(index), compressed: small)
+                } else if !isEnd, contents[index] == .zero {
+                    setEntry(number + UInt64(index), Qcow2Layer.Entry.zero)
+                }
             }
+        }
+
+        /// A compressed cluster behind the last one where the file has room there, else in a new cluster of the file.
+        private mutating func append(_ number: UInt64, compressed bytes: [UInt8]) throws(DiskImageError) {
+            let count = UInt64(bytes.count)
+            var start = packedEnd
+            let current = start / cluster
+            let mostReferences =
+                header.refcountOrder == 6 ? .max : (UInt64(1) << (1 << UInt64(header.refcountOrder))) - 1
+            let leavesCluster = (start + count - 1) / cluster != current
+            if start.isMultiple(of: cluster) || packed[current, default: 0] >= mostReferences
+                || (leavesCluster && current + 1 != next)
+            {
+                start = next * cluster
+            }
+            let end = start + count
+            next = max(next, (end + cluster - 1) / cluster)
+            for place in start / cluster...(end - 1) / cluster { packed[place, default: 0] += 1 }
+            packedEnd = end
+            let offsetBits = 62 - (UInt64(header.clusterBits) - 8)
+            guard end < 1 << offsetBits else {
+                throw .invalidValue(field: "the image", value: "\(end) bytes long", allowed: "smaller to be compressed")
+            }
+            let sectors = (end - 1) / 512 - start / 512
+            setEntry(number, start | sectors << offsetBits | Qcow2Layer.Entry.compressed)
+            try file.write(bytes, at: start)
         }
 
         /// Clusters of the disk at the end of the file.
@@ -123,20 +229,6 @@ public enum Qcow2Stream {
                 }
             }
             next += UInt64(bytes.count) / cluster
-        }
-
-        private static func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
-            var offset = 0
-            while offset + 64 <= bytes.count {
-                var bits: UInt64 = 0
-                for word in 0..<8 {
-                    // SAFETY: 64 bytes from `offset` lie in the buffer.
-                    bits |= unsafe bytes.loadUnaligned(fromByteOffset: offset + word * 8, as: UInt64.self)
-                }
-                if bits != 0 { return false }
-                offset += 64
-            }
-            return true
         }
 
         // MARK: Tables
@@ -188,7 +280,8 @@ public enum Qcow2Stream {
             for block in 0..<blocks {
                 let table = try cache.newTable(at: next * cluster)
                 for index in 0..<min(perBlock, total - min(total, block * perBlock)) {
-                    table.setRefcount(Int(index), order: header.refcountOrder, 1)
+                    let count = packed[block * perBlock + index] ?? 1
+                    table.setRefcount(Int(index), order: header.refcountOrder, count)
                 }
                 guard let (_, bytes) = table.takeDirty() else { continue }
                 cache.forget(table.offset)

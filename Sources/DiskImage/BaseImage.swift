@@ -2,7 +2,7 @@
 // The images of a chain that nobody writes: a snapshot can name them instead of copying them.
 
 /// One read-only image file under a disk.
-public struct DiskBase: Sendable {
+public struct BaseImage: Sendable {
     /// Absolute, without links.
     public var path: String
     public var format: DiskFormat
@@ -19,9 +19,9 @@ extension DiskImage {
     }
 
     /// The images at the end of the chain that are whole files which nobody writes, the topmost first.
-    public var bases: [DiskBase] {
+    public var bases: [BaseImage] {
         layers[firstBase...].map { layer in
-            DiskBase(
+            BaseImage(
                 path: layer.file.realPath, format: layer.format, modified: layer.file.modified,
                 contents: FileContents(layer.file))
         }
