@@ -82,7 +82,7 @@ let package = Package(
         .testTarget(
             name: "smolvmmTests",
             dependencies: [
-                "smolvmm", "Machine", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "smolvmm", "Machine", "DiskImage", .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
     ],
     swiftLanguageModes: [.v6]

@@ -643,6 +643,33 @@ def damage_is_found(folder):
 
 
 @test
+def refcounts_are_rebuilt(folder):
+    """check --repair all makes refcounts anew where their blocks are lost, and refuses what it cannot know"""
+    for options in ("compat=1.1", "cluster_size=512", "refcount_bits=1", "refcount_bits=64", "extended_l2=on"):
+        places = {
+            "an L2 table": first_l2, "data": lambda image: peek(image, first_l2(image), "Q") & 0x00FFFFFFFFFFFE00,
+            "outside": lambda image: 1 << 40, "misaligned": lambda image: first_block(image) + 8,
+            "nowhere": lambda image: 0, "the header": lambda image: 0x0,
+        }
+        for name, place in places.items():
+            image = sample(folder, options=options)
+            qemu("convert", "-O", "raw", image, folder / "reference.raw")
+            poke(image, header(image)["refcount_offset"], "Q", place(image))
+            disk("check", image, status=DAMAGED)
+            disk("check", "--repair", "all", image)
+            sound(image)
+            qemu("compare", image, folder / "reference.raw")
+            fill(image, name, 4 * M)
+            sound(image)
+    for field in ("refcount_offset", "l1_offset"):
+        image = sample(folder)
+        poke(image, header(image)["l1_offset"], "Q", header(image)[field] | 1 << 63)
+        before = image.read_bytes()
+        refused("check", "--repair", "all", image, text="cannot be repaired")
+        assert image.read_bytes() == before, "a repair that was refused changed the image"
+
+
+@test
 def repairs_of_leaks_only(folder):
     """check --repair leaks leaves corruption alone and says so"""
     image = sample(folder)

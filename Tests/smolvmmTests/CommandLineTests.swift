@@ -79,7 +79,7 @@ struct CommandLineTests {
         #expect(untold.resetClock == .now)
     }
 
-    @Test(arguments: ["boot", "snapshot", "restore", "list", "pause", "resume", "stop", "inspect", "verify"])
+    @Test(arguments: ["boot", "snapshot", "restore", "list", "pause", "resume", "stop", "inspect", "verify", "disk"])
     func `every command has help that begins with what it does`(_ word: String) throws {
         var command = try Smolvmm.parseAsRoot([word, "--help"])
         let shown = #expect(throws: (any Error).self) { try command.run() }

@@ -240,6 +240,7 @@ struct Qcow2Check {
     /// Checks, fixes what `repair` allows, and checks what is in the file then.
     mutating func run(_ repair: DiskRepair) throws(DiskImageError) -> DiskCheckReport {
         let before = try run()
+        if before.corruptions + before.leaks > 0 { try checkFoundations() }
         if before.corruptions > 0, repair == .leaks {
             try setRefcounts { stored, wanted in stored > wanted }
         } else if before.corruptions + before.leaks > 0 {
@@ -262,6 +263,23 @@ struct Qcow2Check {
         after.leaksFixed = max(0, before.leaks - after.leaks)
         after.findings = before.findings
         return after
+    }
+
+    /// What a repair writes to must not be something else, too.
+    private func checkFoundations() throws(DiskImageError) {
+        let header = layer.header
+        for (what, offset, size) in [
+            ("the header", 0, layer.clusterSize), ("the L1 table", header.l1Offset, UInt64(header.l1Entries) * 8),
+            ("the refcount table", header.refcountTableOffset, UInt64(header.refcountTableClusters) << bits),
+        ] where size > 0 {
+            for cluster in offset >> bits...(offset + size - 1) >> bits
+            where cluster < UInt64(references.count) && references[Int(cluster)] > 1 {
+                throw .corrupt(
+                    path: layer.file.path,
+                    reason: "\(what) at offset \(hexadecimal(offset)) is also used for something else, which cannot be "
+                        + "repaired")
+            }
+        }
     }
 
     /// Lets go of refcount blocks that cannot be, or that are something else, too: new ones are made from the references.

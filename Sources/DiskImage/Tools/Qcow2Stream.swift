@@ -119,11 +119,22 @@ public enum Qcow2Stream {
 
         /// The first range that the disk or its base may store.
         private func nextStored(from offset: UInt64) throws(DiskImageError) -> Range<UInt64>? {
-            let stored = try source.nextStored(from: offset)
+            let stored = try observer == nil ? nextRun(from: offset) : source.nextStored(from: offset)
             guard let base, offset < base.size, let below = try base.nextStored(from: offset),
                 below.lowerBound < stored?.lowerBound ?? source.size
             else { return stored }
             return below.lowerBound..<min(below.upperBound, source.size)
+        }
+
+        /// The first range that the disk stores, with what follows it without a gap: enough to be compressed at once.
+        private func nextRun(from offset: UInt64) throws(DiskImageError) -> Range<UInt64>? {
+            guard var run = try source.nextStored(from: offset) else { return nil }
+            while run.upperBound - run.lowerBound < 4 << 20, run.upperBound < source.size,
+                let more = try source.nextStored(from: run.upperBound), more.lowerBound == run.upperBound
+            {
+                run = run.lowerBound..<more.upperBound
+            }
+            return run
         }
 
         private enum Content {

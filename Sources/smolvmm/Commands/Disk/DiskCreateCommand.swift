@@ -28,7 +28,10 @@ struct DiskCreateCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The base's format. (default: by its first bytes)", valueName: "format"))
     var baseFormat: DiskFormat?
 
-    @Option(help: ArgumentHelp("Bytes that are allocated together, a power of two from 512 to 2M.", valueName: "size"))
+    @Option(
+        help: ArgumentHelp(
+            "Bytes that are allocated together, a power of two from 512 to 2M. (default: 64K; with --extended-l2 128K)",
+            valueName: "size"))
     var clusterSize: DiskSize?
 
     @Option(help: ArgumentHelp("Width of reference counts, a power of two from 1 to 64.", valueName: "bits"))
