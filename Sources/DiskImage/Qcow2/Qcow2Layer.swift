@@ -43,6 +43,10 @@ final class Qcow2Layer: ImageLayer {
     var cursor: UInt64 = 0
     /// Clusters from here on have never been used since the file was that long: they read as zero.
     var highWater: UInt64
+    /// Old data was copied to new space since the last barrier.
+    var hasMovedData = false
+    /// The file's end at the last barrier.
+    var syncedSize: UInt64
     /// A run of clusters that is being put in use.
     var reservedRun: Range<UInt64>?
     var sequence: UInt64 = 0
@@ -93,6 +97,7 @@ final class Qcow2Layer: ImageLayer {
         mappings = Qcow2TableCache(file, clusterSize: clusterSize, bytes: Self.mappingCacheBytes)
         refcounts = Qcow2TableCache(file, clusterSize: clusterSize, bytes: Self.refcountCacheBytes)
         highWater = (file.size + clusterSize - 1) >> clusterBits
+        syncedSize = file.size
         guard purpose == .use else { return }
         if file.isWritable || !header.incompatible.contains(.corrupt) { try checkTables() }
         if file.isWritable { try prepareForWriting() }

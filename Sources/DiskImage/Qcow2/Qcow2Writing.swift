@@ -125,6 +125,8 @@ extension Qcow2Layer {
 
     func publish(_ step: WriteStep) throws(DiskImageError) {
         guard let allocation = step.allocation else { return }
+        // What was copied into new space may be old data that a flush has promised.
+        if step.fillHead + step.fillTail > 0 { hasMovedData = true }
         let table = try writableTable(allocation.cluster)
         let start = step.offset - step.fillHead
         let end = step.offset + step.count + step.fillTail
@@ -229,7 +231,12 @@ extension Qcow2Layer {
             try file.write(bigEndianBytes([header.incompatible.rawValue]), at: 72)
             try file.sync()
         }
-        plan.needsBarrier = try writeRefcounts(always: false)
+        let wroteRefcounts = try writeRefcounts(always: false)
+        // Tables must not lead to moved data, or behind the file's end, before that is on the disk.
+        let hasNewData = hasMovedData || file.size > syncedSize
+        plan.needsBarrier = wroteRefcounts || (!dirty.isEmpty && hasNewData)
+        hasMovedData = hasMovedData && dirty.isEmpty
+        if plan.needsBarrier { syncedSize = file.size }
         for table in dirty {
             guard let piece = table.takeDirty() else { continue }
             table.isHeld = true
@@ -250,6 +257,7 @@ extension Qcow2Layer {
             if failed { table.markAllDirty() }
         }
         if failed {
+            hasMovedData = true
             if !plan.roots.isEmpty { l1Dirty = 0..<l1.count }
         } else {
             reclaimable = max(reclaimable, reclaimablePlanned)
