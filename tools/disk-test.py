@@ -776,6 +776,7 @@ def hostile_images(folder):
     attack(overlap, "overlaps")
     attack(lambda image: poke(image, header(image)["l1_offset"], "Q", 1 << 50), "behind the file's end")
     attack(lambda image: poke(image, header(image)["refcount_offset"], "Q", 0x30000), "overlaps")
+    attack(lambda image: poke(image, header(image)["refcount_offset"], "Q", 0), "has no references", ("resize",))
     attack(lambda image: poke(image, first_l2(image), "Q", 0x12345600 | 1 << 63), "misaligned", ("map", "convert"))
     attack(lambda image: poke(image, first_l2(image), "Q", 1 << 62 | 1 << 53), "compressed", ("convert",))
     attack(lambda image: poke(image, first_l2(image) + 8, "Q", (1 << 64) - 1), "contradict", ("map", "convert"),

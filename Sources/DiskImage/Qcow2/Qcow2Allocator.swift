@@ -31,6 +31,7 @@ extension Qcow2Layer {
     private func makeRefcountBlock(_ index: UInt64) throws(DiskImageError) {
         var place = index * refcountsPerBlock
         if let run = reservedRun, run.contains(place) { place = highWater }
+        guard place > 0 else { throw corrupt("its first refcount block is missing") }
         refcountTable[Int(index)] = place << clusterBits
         markRefcountTable(Int(index))
         noteUse(place, 1)

@@ -19,6 +19,8 @@ public struct DiskCheckReport: Equatable, Sendable {
     public var fragmentedClusters: UInt64 = 0
     /// Bytes up to the end of the last cluster in use.
     public var endOffset: UInt64 = 0
+
+    public init() {}
 }
 
 /// What a repair may change.
@@ -31,6 +33,13 @@ struct Qcow2Check {
     private static let longestList = 20
     /// Clusters of a file whose references are counted: 4 bytes of memory each.
     private static let mostClusters: UInt64 = 1 << 29
+
+    /// Bits of entries that must be zero.
+    private enum Reserved {
+        static let l1: UInt64 = 0x7f00_0000_0000_01ff
+        /// Of clusters that are not compressed; without the mark for zeros, which not all images have.
+        static let l2: UInt64 = 0x3f00_0000_0000_01fe
+    }
 
     private let layer: Qcow2Layer
     private var references: [UInt32] = []
@@ -100,6 +109,9 @@ struct Qcow2Check {
         for (index, entry) in l1.enumerated() {
             var expected: UInt64?
             let offset = entry & Qcow2Layer.Entry.offsetMask
+            if entry & Reserved.l1 != 0 || (entry != 0 && offset == 0) {
+                corruption("L1 entry \(index) has bits that must be zero (\(hexadecimal(entry)))")
+            }
             guard offset != 0 else { continue }
             guard offset & (layer.clusterSize - 1) == 0, offset < layer.file.size else {
                 corruption("L2 table \(index) is misaligned or outside, at offset \(hexadecimal(offset))")
@@ -119,6 +131,9 @@ struct Qcow2Check {
             if entry & Qcow2Layer.Entry.copied != 0 {
                 corruption("a compressed cluster is marked as writable in place (entry \(hexadecimal(entry)))")
             }
+            if layer.hasSubclusters, table.entry(index * 2 + 1) != 0 {
+                corruption("a compressed cluster has subclusters (entry \(hexadecimal(entry)))")
+            }
             if isActive {
                 report.allocatedClusters += 1
                 report.compressedClusters += 1
@@ -127,6 +142,10 @@ struct Qcow2Check {
             return
         }
         let host = entry & Qcow2Layer.Entry.offsetMask
+        let mayBeZero = layer.header.version >= 3 && !layer.hasSubclusters
+        if entry & (mayBeZero ? Reserved.l2 : Reserved.l2 | Qcow2Layer.Entry.zero) != 0 {
+            corruption("an L2 entry has bits that must be zero (\(hexadecimal(entry)))")
+        }
         if layer.hasSubclusters {
             let bitmap = table.entry(index * 2 + 1)
             if bitmap & bitmap >> 32 & 0xffff_ffff != 0 || (host == 0 && bitmap & 0xffff_ffff != 0) {
@@ -252,6 +271,11 @@ struct Qcow2Check {
         if repair == .all {
             layer.headerDirty = layer.headerDirty || layer.header.incompatible.contains(.corrupt)
             layer.header.incompatible.remove(.corrupt)
+        }
+        // Of what goes when it is not kept up to date, only bitmaps were looked at.
+        if layer.header.autoclear & ~1 != 0 {
+            layer.header.autoclear &= 1
+            layer.headerDirty = true
         }
         // Refcounts that are kept in memory while an image is in use are what this is about.
         _ = try layer.writeRefcounts(always: true)

@@ -138,6 +138,18 @@ final class Qcow2Layer: ImageLayer {
             header.incompatible.remove(.dirty)
             headerDirty = true
         }
+        // What is not counted as in use would be given to new data.
+        for (what, offset) in [
+            ("the header", 0), ("the L1 table", header.l1Offset), ("the refcount table", header.refcountTableOffset),
+        ] where offset != header.l1Offset || !l1.isEmpty {
+            guard try refcount(offset >> clusterBits) > 0 else {
+                throw .corrupt(
+                    path: file.path,
+                    reason:
+                        "\(what) at offset \(hexadecimal(offset)) has no references ('smolvmm disk check --repair all' "
+                        + "counts them again)")
+            }
+        }
         // Bitmaps and the like are not kept up to date: their owners must know.
         if header.autoclear != 0 {
             header.autoclear = 0
