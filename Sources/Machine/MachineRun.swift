@@ -98,6 +98,7 @@ extension Machine {
         let now = clock.now
         let deadline = platform.nextDeadline
         if let deadline, deadline <= now { return }
+        if virtio.hasWork { return }
         flushConsole()
         statistics.waits += 1
         control.wake.wait(nanoseconds: deadline.map { $0 - now }, others: virtio.descriptors)

@@ -81,7 +81,10 @@ final class MachineVirtio {
     // MARK: Host events
 
     /// Hands ended requests to the guest.
-    func poll() { for disk in disks where disk.isBusy { disk.poll() } }
+    func poll() { for disk in disks where disk.isBusy || disk.hasWork { disk.poll() } }
+
+    /// Whether `poll` has something to do at once.
+    var hasWork: Bool { disks.contains { $0.hasWork } }
 
     /// Waits until no request is under way.
     func drain() { for disk in disks { disk.drain() } }

@@ -54,8 +54,11 @@ public final class BlockDevice: VirtioDevice {
     private var freeFlights: [Int] = []
     private var chain = DescriptorChain()
     private var buffers: [DiskBuffer] = []
-    /// Queues that wait for room in the image.
-    private var stalled: Set<Int> = []
+    /// Queues in which requests may wait: for room in the image, or for the machine's thread to come back.
+    private var waiting: Set<Int> = []
+    /// Requests that are taken in one go. A driver that lends memory of its own ring to the device could keep it busy
+    /// for ever otherwise.
+    private static let batch = 1024
     /// Requests that have ended, by how.
     public private(set) var statistics = (completed: UInt64(0), failed: UInt64(0))
 
@@ -98,6 +101,8 @@ public final class BlockDevice: VirtioDevice {
     public func activate(_ transport: any VirtioTransport, queues: [Virtqueue], features: UInt64) {
         self.transport = transport
         self.queues = queues
+        // After a restore there may be requests that nobody notifies of again.
+        waiting = Set(queues.indices)
     }
 
     public func reset() {
@@ -108,7 +113,7 @@ public final class BlockDevice: VirtioDevice {
         queues = []
         flights = []
         freeFlights = []
-        stalled = []
+        waiting = []
     }
 
     public func notify(queue index: Int) {
@@ -118,19 +123,20 @@ public final class BlockDevice: VirtioDevice {
         poll()
     }
 
-    /// Takes requests from a queue until it is empty or the image has no room.
+    /// Takes requests from a queue until it is empty, the image has no room, or it is somebody else's turn.
     private func take(_ index: Int) {
         guard let transport else { return }
         let queue = queues[index]
+        var left = Self.batch
         do throws(VirtqueueFault) {
             repeat {
                 queue.disableNotifications()
-                while disk.hasRoom {
-                    guard try queue.pop(into: &chain) else { break }
+                while left > 0, disk.hasRoom, try queue.pop(into: &chain) {
+                    left -= 1
                     try begin(index, transport)
                 }
-                if !disk.hasRoom, queue.hasPending {
-                    stalled.insert(index)
+                if left == 0 || !disk.hasRoom, queue.hasPending {
+                    waiting.insert(index)
                     return
                 }
             } while queue.enableNotifications()
@@ -256,25 +262,31 @@ public final class BlockDevice: VirtioDevice {
     /// Whether the image works on requests.
     public var isBusy: Bool { flights.count > freeFlights.count }
 
-    /// Hands ended requests to the driver, and takes those that waited for room.
+    /// Whether `poll` would take requests.
+    public var hasWork: Bool { !waiting.isEmpty && disk.hasRoom }
+
+    /// Hands ended requests to the driver, and takes those that waited.
     public func poll() {
-        while true {
-            for completion in disk.takeCompletions() { operationEnded(completion) }
-            signal()
-            guard !stalled.isEmpty, disk.hasRoom else { return }
-            let waiting = stalled
-            stalled = []
-            for index in waiting.sorted() { take(index) }
-            disk.kick()
-        }
+        complete()
+        guard hasWork else { return }
+        let indices = waiting.sorted()
+        waiting = []
+        for index in indices { take(index) }
+        disk.kick()
+        complete()
     }
 
-    /// Waits until nothing is under way, and tells the driver of every end.
+    private func complete() {
+        for completion in disk.takeCompletions() { operationEnded(completion) }
+        signal()
+    }
+
+    /// Waits until nothing is under way, and tells the driver of every end. What waits in the queues is left there.
     public func drain() {
-        repeat {
+        while isBusy {
             disk.drain()
-            poll()
-        } while isBusy
+            complete()
+        }
     }
 
     /// The disk has another size.
