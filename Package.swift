@@ -7,7 +7,11 @@ import PackageDescription
 let package = Package(
     name: "smolvmm",
     platforms: [.macOS(.v26)],
-    products: [.executable(name: "smolvmm", targets: ["smolvmm"])],
+    products: [
+        .executable(name: "smolvmm", targets: ["smolvmm"]),
+        // For the programs in tools/.
+        .library(name: "Virtio", targets: ["Virtio", "DiskImage", "GuestMemory", "Bus", "Snapshot"]),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
@@ -20,6 +24,7 @@ let package = Package(
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CAio", providers: [.apt(["libaio-dev"])]),
+        .target(name: "HostThreads"),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
         .target(name: "Bus", dependencies: ["GuestMemory"]),
@@ -28,7 +33,7 @@ let package = Package(
         .target(
             name: "HypervisorSoftware",
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
-        .target(name: "DiskImage", dependencies: ["CHost", "CAio", "CZlib", "CZstd"]),
+        .target(name: "DiskImage", dependencies: ["CHost", "HostThreads", "CAio", "CZlib", "CZstd"]),
         .target(name: "Virtio", dependencies: ["CHost", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "Devices",
@@ -39,13 +44,13 @@ let package = Package(
         .target(
             name: "Bundle",
             dependencies: [
-                "CHost", "CZstd", "DiskImage", "GuestMemory", "Snapshot",
+                "CHost", "HostThreads", "CZstd", "DiskImage", "GuestMemory", "Snapshot",
                 .product(name: "Crypto", package: "swift-crypto"),
             ]),
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware", "Hypervisor", "X86",
+                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware", "Hypervisor", "X86",
                 "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Disks in a bundle: real qcow2 images that are used in place, each piece checked against its hash when it is first read.
 
+internal import HostThreads
 public import DiskImage
 internal import Synchronization
 
@@ -127,6 +128,12 @@ final class PieceVerifier: RangeVerifier {
             try verifyPiece(number)
             verified.withLock { $0[Int(number / 64)] |= 1 << (number % 64) }
         }
+    }
+
+    func isVerified(offset: UInt64, count: UInt64) -> Bool {
+        guard count > 0, offset < size else { return true }
+        let numbers = offset / PieceHashes.piece...(min(offset + count, size) - 1) / PieceHashes.piece
+        return verified.withLock { bits in numbers.allSatisfy { bits[Int($0 / 64)] >> ($0 % 64) & 1 == 1 } }
     }
 
     private func verifyPiece(_ number: UInt64) throws(DiskImageError) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a `.smolmachine` file: all of it, or nothing. docs/bundle-format.md.
 
+internal import HostThreads
 internal import DiskImage
 internal import GuestMemory
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads of the host.
 
-internal import Bundle
+internal import HostThreads
 
 #if canImport(Glibc)
     internal import Glibc

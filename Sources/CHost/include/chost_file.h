@@ -36,6 +36,13 @@ static inline ssize_t chost_preadv(int fd, const struct iovec *vectors, int coun
 #endif
 }
 
+#if defined(__linux__)
+/// The same, only as far as the host has it in its cache; 0 or -1 when that is nothing.
+static inline ssize_t chost_preadv_cached(int fd, const struct iovec *vectors, int count, off_t offset) {
+    return syscall(SYS_preadv2, fd, vectors, count, offset, 0, 8 /* RWF_NOWAIT */);
+}
+#endif
+
 /// Gathered write at an offset; bytes, or -1 with errno set.
 static inline ssize_t chost_pwritev(int fd, const struct iovec *vectors, int count, off_t offset) {
 #if defined(__linux__)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads, writes and syncs of image files: handed to the kernel in batches where the file takes direct I/O (libaio), done at
-// once where it does not.
+// Reads, writes and syncs of image files: handed to the kernel in batches where the file takes direct I/O (libaio); at once
+// where it does not, but for reads of what the host has not in its cache, which threads do.
 
 internal import CHost
 
@@ -25,31 +25,35 @@ internal import CHost
     /// Ended, not yet taken.
     private(set) var completions: [Completion] = []
     #if os(Linux)
+        /// An eventfd; -1 when the host refused one: then everything is done at once.
+        private let signal: Int32
         private let kernel: LibaioContext?
+        private let helpers: ReadHelpers?
     #endif
 
-    /// - Parameter usesKernel: false for images that are only read and written at once.
+    /// - Parameter usesKernel: false for images without a file that takes direct I/O.
     init(usesKernel: Bool) {
         #if os(Linux)
-            kernel = usesKernel ? LibaioContext() : nil
+            signal = chost_eventfd()
+            kernel = usesKernel && signal >= 0 ? LibaioContext(signal: signal) : nil
+            helpers = signal >= 0 ? ReadHelpers(signal: signal) : nil
         #endif
     }
 
-    /// Readable when the kernel has ended operations; nil when it never has any.
+    #if os(Linux)
+        deinit {
+            // Nothing is under way: threads that wait for work go away, and use the signal no more.
+            helpers?.close()
+            if signal >= 0 { close(signal) }
+        }
+    #endif
+
+    /// Readable when operations have ended; nil when all end at once.
     var descriptor: Int32? {
         #if os(Linux)
-            return kernel?.descriptor
+            return signal >= 0 ? signal : nil
         #else
             return nil
-        #endif
-    }
-
-    /// Whether the kernel works on something.
-    var isBusy: Bool {
-        #if os(Linux)
-            return (kernel?.inFlight ?? 0) > 0
-        #else
-            return false
         #endif
     }
 
@@ -70,7 +74,22 @@ internal import CHost
                 return
             }
         #endif
-        let error = unsafe transferNow(kind, file.descriptor, file, offset, vectors, count, bytes)
+        guard kind == .read else {
+            let error = unsafe writeNow(file.descriptor, file, offset, vectors, count, bytes)
+            completions.append(Completion(tag: tag, error: error))
+            return
+        }
+        let inside = offset < file.size ? Int(min(UInt64(bytes), file.size - offset)) : 0
+        #if os(Linux)
+            if let helpers, inside > 0, unsafe !readCached(file, offset, vectors, count, bytes, inside) {
+                let isAsked = unsafe helpers.read(file, offset, vectors, count, bytes, inside: inside, tag: tag)
+                if isAsked { return }
+            } else if inside > 0, helpers != nil {
+                completions.append(Completion(tag: tag, error: 0))
+                return
+            }
+        #endif
+        let error = unsafe Self.readNow(file, offset, vectors, count, bytes, inside: inside)
         completions.append(Completion(tag: tag, error: error))
     }
 
@@ -94,8 +113,22 @@ internal import CHost
     /// Moves what the kernel has ended to `completions`; waits for at least one when `waiting`.
     func poll(waiting: Bool) {
         #if os(Linux)
-            guard let kernel, kernel.inFlight > 0 else { return }
-            kernel.poll(waiting: waiting && completions.isEmpty, into: &completions)
+            guard let helpers, helpers.inFlight > 0 else {
+                guard let kernel, kernel.inFlight > 0 else { return }
+                kernel.poll(waiting: waiting && completions.isEmpty, into: &completions)
+                return
+            }
+            if waiting, completions.isEmpty {
+                var descriptor = pollfd(fd: signal, events: Int16(POLLIN), revents: 0)
+                // SAFETY: one descriptor.
+                while unsafe Glibc.poll(&descriptor, 1, -1) < 0, errno == EINTR {}
+            }
+            // What ends from here on signals again.
+            var count: UInt64 = 0
+            // SAFETY: eight bytes, which is what an eventfd gives.
+            unsafe _ = read(signal, &count, 8)
+            kernel?.poll(waiting: false, into: &completions)
+            helpers.take(into: &completions)
         #endif
     }
 
@@ -125,59 +158,87 @@ internal import CHost
 
     // MARK: At once
 
-    private func transferNow(
-        _ kind: Kind, _ descriptor: Int32, _ file: ImageFile, _ offset: UInt64,
-        _ vectors: UnsafeMutablePointer<iovec>, _ count: Int, _ bytes: Int
+    /// Bytes that are copied from the host's cache by the asker; more is worth another thread.
+    private static let largestCopy = 256 << 10
+
+    #if os(Linux)
+        /// Reads what the host has in its cache; false when that is not all, or not known to be right yet.
+        private func readCached(
+            _ file: ImageFile, _ offset: UInt64, _ vectors: UnsafeMutablePointer<iovec>, _ count: Int, _ bytes: Int,
+            _ inside: Int
+        ) -> Bool {
+            guard inside == bytes, bytes <= Self.largestCopy, count <= 1024 else { return false }
+            if let verifier = file.verifier, !verifier.isVerified(offset: offset, count: UInt64(bytes)) { return false }
+            // SAFETY: the caller's vectors have `count` elements.
+            return unsafe chost_preadv_cached(file.descriptor, vectors, Int32(count), off_t(file.start + offset))
+                == bytes
+        }
+    #endif
+
+    /// Reads `inside` bytes of the file, and zeros behind them, on whichever thread.
+    static func readNow(
+        _ file: ImageFile, _ offset: UInt64, _ vectors: UnsafeMutablePointer<iovec>, _ count: Int, _ bytes: Int,
+        inside: Int
     ) -> Int32 {
-        if kind == .read, let verifier = file.verifier {
-            let inside = offset < file.size ? min(UInt64(bytes), file.size - offset) : 0
-            if inside > 0 {
-                do throws(DiskImageError) { try verifier.verify(offset: offset, count: inside) } catch {
-                    return error.code
-                }
+        unsafe readNow(file.descriptor, file, offset, vectors, count, bytes, inside: inside)
+    }
+
+    private static func readNow(
+        _ descriptor: Int32, _ file: ImageFile, _ offset: UInt64, _ vectors: UnsafeMutablePointer<iovec>, _ count: Int,
+        _ bytes: Int, inside: Int
+    ) -> Int32 {
+        if let verifier = file.verifier, inside > 0 {
+            do throws(DiskImageError) { try verifier.verify(offset: offset, count: UInt64(inside)) } catch {
+                return error.code
             }
         }
         var cursor = unsafe VectorCursor(vectors, count)
         var position = off_t(file.start + offset)
-        // A part of a bundle ends before its file does.
-        var left = bytes
-        var readable = kind == .read && offset < file.size ? Int(min(UInt64(bytes), file.size - offset)) : 0
+        var left = inside
         while left > 0 {
-            if kind == .read, readable == 0 {
-                cursor.zero(left)
-                break
-            }
-            var (part, length) = unsafe cursor.current
-            if kind == .read, length > readable { length = readable }
-            let isWhole = kind == .write || left <= readable
             let done: Int
-            if isWhole, cursor.isAtVectorStart {
+            if cursor.isAtVectorStart, inside == bytes {
                 let (rest, restCount) = unsafe cursor.rest
-                let limited = min(restCount, 1024)
-                done =
-                    kind == .read
-                    ? unsafe chost_preadv(descriptor, rest, Int32(limited), position)
-                    : unsafe chost_pwritev(descriptor, rest, Int32(limited), position)
+                done = unsafe chost_preadv(descriptor, rest, Int32(min(restCount, 1024)), position)
             } else {
-                done =
-                    kind == .read
-                    ? unsafe pread(descriptor, part, length, position)
-                    : unsafe pwrite(descriptor, part, length, position)
+                let (part, length) = unsafe cursor.current
+                done = unsafe pread(descriptor, part, min(length, left), position)
             }
-            unsafe part = nil
             if done < 0, errno == EINTR { continue }
             guard done >= 0 else { return errno }
-            if done == 0 {
-                if kind == .write { return ENOSPC }
-                readable = 0
-                continue
-            }
+            if done == 0 { break }
             cursor.advance(done)
             position += off_t(done)
             left -= done
-            if kind == .read { readable -= done }
         }
-        if kind == .write, let observer = file.observer {
+        // Behind the end there are zeros; a part of a bundle ends before its file does.
+        cursor.zero(bytes - inside + left)
+        return 0
+    }
+
+    private func writeNow(
+        _ descriptor: Int32, _ file: ImageFile, _ offset: UInt64, _ vectors: UnsafeMutablePointer<iovec>, _ count: Int,
+        _ bytes: Int
+    ) -> Int32 {
+        var cursor = unsafe VectorCursor(vectors, count)
+        var position = off_t(file.start + offset)
+        var left = bytes
+        while left > 0 {
+            let done: Int
+            if cursor.isAtVectorStart {
+                let (rest, restCount) = unsafe cursor.rest
+                done = unsafe chost_pwritev(descriptor, rest, Int32(min(restCount, 1024)), position)
+            } else {
+                let (part, length) = unsafe cursor.current
+                done = unsafe pwrite(descriptor, part, length, position)
+            }
+            if done < 0, errno == EINTR { continue }
+            guard done > 0 else { return done < 0 ? errno : ENOSPC }
+            cursor.advance(done)
+            position += off_t(done)
+            left -= done
+        }
+        if let observer = file.observer {
             var all = unsafe VectorCursor(vectors, count)
             observer.wrote(all.copyBytes(bytes), at: offset)
         }
@@ -194,8 +255,12 @@ internal import CHost
             var cursor = unsafe VectorCursor(vectors, count)
             if kind == .write { unsafe cursor.copy(to: buffer.bytes) }
             var vector = unsafe iovec(iov_base: buffer.bytes.baseAddress, iov_len: bytes)
-            let error = unsafe transferNow(kind, file.directDescriptor, file, offset, &vector, 1, bytes)
-            if kind == .read, error == 0 { unsafe cursor.copy(from: UnsafeRawBufferPointer(buffer.bytes)) }
+            guard kind == .read else {
+                return unsafe writeNow(file.directDescriptor, file, offset, &vector, 1, bytes)
+            }
+            let inside = offset < file.size ? Int(min(UInt64(bytes), file.size - offset)) : 0
+            let error = unsafe Self.readNow(file.directDescriptor, file, offset, &vector, 1, bytes, inside: inside)
+            if error == 0 { unsafe cursor.copy(from: UnsafeRawBufferPointer(buffer.bytes)) }
             return error
         }
     #endif

@@ -14,6 +14,8 @@ public protocol RangeVerifier: AnyObject, Sendable {
     /// Verifies all bytes of the range; any thread.
     /// - Throws: `corrupt`.
     func verify(offset: UInt64, count: UInt64) throws(DiskImageError)
+    /// Whether `verify` would return at once; any thread.
+    func isVerified(offset: UInt64, count: UInt64) -> Bool
 }
 
 /// What tests see of a file: everything that would be on a disk, in order.

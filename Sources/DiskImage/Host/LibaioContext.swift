@@ -10,6 +10,8 @@
     /// Operations of one queue in the kernel.
     @safe final class LibaioContext {
         private static let depth = 256
+        /// Operations that go to the kernel together: more would leave the disk idle while they are prepared.
+        private static let batchSize = 4
 
         @safe private struct Operation {
             var tag = 0
@@ -19,7 +21,7 @@
             var count = 0
         }
 
-        let descriptor: Int32
+        private let descriptor: Int32
         private var context: io_context_t?
         private let blocks: UnsafeMutablePointer<iocb>
         private let batch: UnsafeMutablePointer<UnsafeMutablePointer<iocb>?>
@@ -33,14 +35,11 @@
         private var cannotSync = false
 
         /// Nil when the kernel has no room for another context.
-        init?() {
-            descriptor = chost_eventfd()
-            guard descriptor >= 0 else { return nil }
+        /// - Parameter signal: an eventfd that is set when an operation has ended; it outlives the context.
+        init?(signal: Int32) {
+            descriptor = signal
             // SAFETY: `context` outlives the call.
-            guard unsafe io_setup(Int32(Self.depth), &context) == 0 else {
-                close(descriptor)
-                return nil
-            }
+            guard unsafe io_setup(Int32(Self.depth), &context) == 0 else { return nil }
             unsafe blocks = .allocate(capacity: Self.depth)
             unsafe batch = .allocate(capacity: Self.depth)
             unsafe events = .allocate(capacity: Self.depth)
@@ -52,7 +51,6 @@
 
         deinit {
             if let context = unsafe context { unsafe _ = io_destroy(context) }
-            close(descriptor)
             unsafe blocks.deallocate()
             unsafe batch.deallocate()
             unsafe events.deallocate()
@@ -94,6 +92,7 @@
             unsafe batch[collected] = block
             collected += 1
             inFlight += 1
+            if collected >= Self.batchSize { kick() }
         }
 
         private func takeSlot() -> Int {

@@ -3,7 +3,8 @@
 
 internal import CZlib
 internal import CZstd
-internal import Dispatch
+internal import HostThreads
+internal import Synchronization
 
 #if canImport(Glibc)
     internal import Glibc
@@ -90,12 +91,24 @@ internal import Dispatch
         var results = [[UInt8]?](repeating: nil, count: isWanted.count)
         unsafe results.withUnsafeMutableBufferPointer { results in
             let work = unsafe Work(compressors: compressors, size: size, bytes: bytes, results: results)
-            DispatchQueue.concurrentPerform(iterations: compressors.count) { thread in
-                for index in stride(from: thread, to: isWanted.count, by: work.compressors.count)
-                where isWanted[index] { work.compress(index, thread) }
+            let turns = Turns()
+            @Sendable func share() {
+                let thread = turns.thread.wrappingAdd(1, ordering: .relaxed).oldValue
+                while true {
+                    let index = turns.index.wrappingAdd(1, ordering: .relaxed).oldValue
+                    guard index < isWanted.count else { return }
+                    if isWanted[index] { work.compress(index, thread) }
+                }
             }
+            withHelperThreads(compressors.count - 1, helper: share, body: share)
         }
         return results
+    }
+
+    /// Whose turn it is: the next thread's number, the next cluster.
+    private final class Turns: Sendable {
+        let thread = Atomic<Int>(0)
+        let index = Atomic<Int>(0)
     }
 
     /// Shared by the threads: each has its own compressor, and its own places of the results.

@@ -18,6 +18,6 @@ struct DiskCommand: ParsableCommand {
             """,
         subcommands: [
             DiskCreateCommand.self, DiskInfoCommand.self, DiskCheckCommand.self, DiskConvertCommand.self,
-            DiskCommitCommand.self, DiskMapCommand.self, DiskResizeCommand.self,
+            DiskCommitCommand.self, DiskMapCommand.self, DiskResizeCommand.self, DiskBenchCommand.self,
         ])
 }

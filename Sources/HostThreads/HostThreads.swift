@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A few threads for compression and decompression, and the order in which they may append to one file.
+// Threads of the host: some that share work, and the order in which they may append to one file.
 
 #if canImport(Glibc)
     internal import Glibc
@@ -57,20 +57,20 @@ package struct StartedThread: ~Copyable {
 
 /// Runs `body` here and `helper` on up to `count` more threads; returns when all have. With fewer threads than asked
 /// for (the host refused one) the work still gets done, because they share it.
-func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, body: () -> Void) {
+package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, body: () -> Void) {
     guard count > 0, let thread = StartedThread.start(helper) else { return body() }
     withHelperThreads(count - 1, helper: helper, body: body)
     thread.join()
 }
 
 /// Lets threads pass one after the other, in the order of their tickets.
-@safe final class Turnstile: @unchecked Sendable {
+@safe package final class Turnstile: @unchecked Sendable {
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
     /// The ticket whose turn it is; only touched under `mutex`.
     private var current = 0
 
-    init() {
+    package init() {
         // SAFETY: both are allocated above and live until `deinit`.
         unsafe pthread_mutex_init(mutex, nil)
         unsafe pthread_cond_init(condition, nil)
@@ -85,7 +85,7 @@ func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, bod
     }
 
     /// Waits for `ticket`'s turn, runs `body` alone, and lets the next one pass. Every ticket must pass once.
-    func pass(_ ticket: Int, _ body: () -> Void) {
+    package func pass(_ ticket: Int, _ body: () -> Void) {
         // SAFETY: initialised in `init`.
         unsafe pthread_mutex_lock(mutex)
         while current != ticket { unsafe pthread_cond_wait(condition, mutex) }
@@ -96,12 +96,69 @@ func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> Void, bod
     }
 }
 
+/// A list that threads put things into and take them from, in order.
+@safe package final class WaitingList<Element: Sendable>: @unchecked Sendable {
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+    // Only touched under `mutex`.
+    private var elements: [Element] = []
+    private var isClosed = false
+    /// Threads that wait in `take`.
+    private var waiting = 0
+
+    package init() {
+        // SAFETY: both are allocated above and live until `deinit`.
+        unsafe pthread_mutex_init(mutex, nil)
+        unsafe pthread_cond_init(condition, nil)
+    }
+
+    deinit {
+        // SAFETY: nobody waits any more: all threads that had a reference are gone.
+        unsafe pthread_cond_destroy(condition)
+        unsafe pthread_mutex_destroy(mutex)
+        unsafe condition.deallocate()
+        unsafe mutex.deallocate()
+    }
+
+    /// Returns whether more elements than threads wait now.
+    package func put(_ element: Element) -> Bool {
+        // SAFETY: initialised in `init`.
+        unsafe pthread_mutex_lock(mutex)
+        elements.append(element)
+        let isCrowded = elements.count > waiting
+        unsafe pthread_cond_signal(condition)
+        unsafe pthread_mutex_unlock(mutex)
+        return isCrowded
+    }
+
+    /// Waits for an element; nil when the list is empty and closed.
+    package func take() -> Element? {
+        // SAFETY: initialised in `init`.
+        unsafe pthread_mutex_lock(mutex)
+        waiting += 1
+        while elements.isEmpty, !isClosed { unsafe pthread_cond_wait(condition, mutex) }
+        waiting -= 1
+        let element = elements.isEmpty ? nil : elements.removeFirst()
+        unsafe pthread_mutex_unlock(mutex)
+        return element
+    }
+
+    /// No more elements will come.
+    package func close() {
+        // SAFETY: initialised in `init`.
+        unsafe pthread_mutex_lock(mutex)
+        isClosed = true
+        unsafe pthread_cond_broadcast(condition)
+        unsafe pthread_mutex_unlock(mutex)
+    }
+}
+
 /// Memory of one worker.
-@safe final class WorkBuffer {
-    let bytes: UnsafeMutableRawBufferPointer
+@safe package final class WorkBuffer {
+    package let bytes: UnsafeMutableRawBufferPointer
 
     /// Nil when the host has no memory.
-    init?(count: Int) {
+    package init?(count: Int) {
         guard let start = unsafe malloc(max(1, count)) else { return nil }
         // SAFETY: malloc gave `count` bytes.
         unsafe bytes = UnsafeMutableRawBufferPointer(start: start, count: count)

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where the fuzzer starts.
+
+import FuzzDriver
+
+unsafe fuzz { start, count in unsafe fuzzQcow2(start, count) }
