@@ -7,6 +7,7 @@ cpu       the interpreter's speed in million instructions a second, on loops of 
 restore   process start to the guest's next console line
 snapshot  the snapshot command, and how long the guest stands still for it
 size      the bundle, beside the memory that the guest uses and QEMU's migration stream through zstd -3
+disk      requests to images beside qemu-img bench, fio in a guest beside QEMU's microvm, snapshots of a busy disk
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
+import measure_disk
 from harness import INIT, TICK, Failure, Process, add_machine_options, machine_parts, qemu, require, run
 
 BOOT_SECONDS = 300
@@ -194,7 +196,7 @@ def migrated(setup, memory):
 
 MEASUREMENTS = {
     "boot": measure_boot, "cpu": measure_cpu, "restore": measure_restore, "snapshot": measure_snapshot,
-    "size": measure_size,
+    "size": measure_size, "disk": measure_disk.measure_disk,
 }
 
 

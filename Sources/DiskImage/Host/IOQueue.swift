@@ -29,6 +29,8 @@ internal import CHost
         private let signal: Int32
         private let kernel: LibaioContext?
         private let helpers: ReadHelpers?
+        /// How many of the next reads are not looked for in the cache.
+        private var coldReads = 0
     #endif
 
     /// - Parameter usesKernel: false for images without a file that takes direct I/O.
@@ -160,6 +162,8 @@ internal import CHost
 
     /// Bytes that are copied from the host's cache by the asker; more is worth another thread.
     private static let largestCopy = 256 << 10
+    /// Reads that go to threads at once after one that the cache did not have: the next ones are likely to be as cold.
+    private static let coldRun = 15
 
     #if os(Linux)
         /// Reads what the host has in its cache; false when that is not all, or not known to be right yet.
@@ -168,10 +172,16 @@ internal import CHost
             _ inside: Int
         ) -> Bool {
             guard inside == bytes, bytes <= Self.largestCopy, count <= 1024 else { return false }
+            guard coldReads == 0 else {
+                coldReads -= 1
+                return false
+            }
             if let verifier = file.verifier, !verifier.isVerified(offset: offset, count: UInt64(bytes)) { return false }
             // SAFETY: the caller's vectors have `count` elements.
-            return unsafe chost_preadv_cached(file.descriptor, vectors, Int32(count), off_t(file.start + offset))
-                == bytes
+            let done = unsafe chost_preadv_cached(
+                file.descriptor, vectors, Int32(count), off_t(file.start + offset))
+            if done != bytes { coldReads = Self.coldRun }
+            return done == bytes
         }
     #endif
 

@@ -60,7 +60,12 @@
                 while let job = jobs.take() {
                     let error = unsafe IOQueue.readNow(
                         job.file, job.offset, job.vectors, job.count, job.bytes, inside: job.inside)
-                    ended.list.withLock { $0.append(IOQueue.Completion(tag: job.tag, error: error)) }
+                    let isFirst = ended.list.withLock { list in
+                        list.append(IOQueue.Completion(tag: job.tag, error: error))
+                        return list.count == 1
+                    }
+                    // Whoever takes that one takes the others, too.
+                    guard isFirst else { continue }
                     var one: UInt64 = 1
                     // SAFETY: eight bytes, which is what an eventfd takes.
                     unsafe _ = write(signal, &one, 8)
