@@ -80,7 +80,7 @@ let package = Package(
             ]),
         .testTarget(
             name: "BundleTests",
-            dependencies: ["Bundle", "CZstd", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),
+            dependencies: ["Bundle", "CZstd", "DiskImage", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),
         .testTarget(
             name: "MachineTests",
             dependencies: ["Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory", "Snapshot"]),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Code that is written while it may be decoded already. Intel SDM volume 3, 12.1.3.
 
+import GuestMemory
 import Testing
 
 @testable import HypervisorSoftware
@@ -100,5 +101,28 @@ struct SelfModifyingCodeTests {
         machine.start()
         #expect(machine.runToHalt() == nil)
         #expect(machine.core.general[0] == 2)
+    }
+
+    @Test func `code that a device writes over code that ran is seen`() throws {
+        let machine = try SupervisorMachine()
+        try machine.write(one)
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[0] == 1)
+        // A disk's data: announced, written by somebody else, announced again.
+        let place = GuestPhysicalAddress(code)
+        let host = unsafe try machine.memory.hostPointer(at: place, count: 2)
+        machine.memory.willChange(place, count: 2)
+        // SAFETY: two bytes of the guest's memory.
+        unsafe host.storeBytes(of: 5, toByteOffset: 1, as: UInt8.self)
+        machine.memory.willChange(place, count: 2)
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[0] == 5)
+        _ = machine.memory.release(place, count: GuestMemory.pageSize)
+        try machine.write([0xb8, 6, 0, 0, 0, 0xf4])
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[0] == 6)
     }
 }
