@@ -50,7 +50,8 @@ let package = Package(
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware", "Hypervisor", "X86",
+                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware",
+                "Hypervisor", "X86",
                 "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
@@ -80,7 +81,9 @@ let package = Package(
             ]),
         .testTarget(
             name: "BundleTests",
-            dependencies: ["Bundle", "CZstd", "DiskImage", "GuestMemory", .product(name: "Crypto", package: "swift-crypto")]),
+            dependencies: [
+                "Bundle", "CZstd", "DiskImage", "GuestMemory", .product(name: "Crypto", package: "swift-crypto"),
+            ]),
         .testTarget(
             name: "MachineTests",
             dependencies: ["Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory", "Snapshot"]),

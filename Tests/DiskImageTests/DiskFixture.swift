@@ -70,7 +70,10 @@ func writeFile(_ bytes: [UInt8], to path: String) throws {
     var done = 0
     while done < bytes.count {
         // SAFETY: `done` is below the count.
-        let count = unsafe bytes.withUnsafeBytes { unsafe write(descriptor, $0.baseAddress! + done, $0.count - done) }
+        let count = unsafe bytes.withUnsafeBytes { buffer in
+            guard let start = buffer.baseAddress else { return 0 }
+            return unsafe write(descriptor, start + done, buffer.count - done)
+        }
         guard count > 0 else { throw HostError(code: errno) }
         done += count
     }

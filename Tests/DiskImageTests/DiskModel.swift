@@ -52,7 +52,7 @@ final class Exerciser {
         var range: Range<Int>
         /// Nil for anything but a read.
         var expected: DiskModel?
-        let memory: UnsafeMutableRawBufferPointer
+        let memory: UnsafeMutableRawPointer
     }
 
     let disk: DiskImage
@@ -84,9 +84,9 @@ final class Exerciser {
     private func begin(_ range: Range<Int>, _ expected: DiskModel? = nil) -> DiskBuffer {
         token += 1
         // SAFETY: freed when the request has ended.
-        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: max(range.count, 1), alignment: 4096)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: max(range.count, 1), alignment: 4096)
         unsafe underWay[token] = Request(range: range, expected: expected, memory: memory)
-        return unsafe DiskBuffer(start: memory.baseAddress!, count: range.count)
+        return unsafe DiskBuffer(start: memory, count: range.count)
     }
 
     /// One random request.
@@ -142,7 +142,7 @@ final class Exerciser {
                 continue
             }
             // SAFETY: allocated with the range's count, freed once.
-            let bytes = unsafe [UInt8](UnsafeRawBufferPointer(request.memory)[..<request.range.count])
+            let bytes = unsafe [UInt8](UnsafeRawBufferPointer(start: request.memory, count: request.range.count))
             unsafe request.memory.deallocate()
             guard let expected = request.expected else { continue }
             if let sector = expected.difference(bytes, at: request.range.lowerBound) {

@@ -219,17 +219,22 @@ final class Qcow2Layer: ImageLayer {
             return (.compressed(compressedCluster(entry), offset: inside), rest)
         }
         let host = entry & Entry.offsetMask
-        if host & (clusterSize - 1) != 0 {
-            throw .corrupt(
-                path: file.path,
-                reason: "the cluster at offset \(hexadecimal(host)) is misaligned (L2 table at "
-                    + "\(hexadecimal(table.offset)), entry \(index))")
-        }
+        try checkHost(host, table, index)
         if hasSubclusters {
             return try classifySubclusters(table, index, host, inside)
         }
         if header.version >= 3, entry & Entry.zero != 0 { return (.zero, rest) }
         return (host == 0 ? .hole : .data(host + inside), rest)
+    }
+
+    /// Refuses a cluster that cannot be where an entry says: data is in the file before an entry leads to it.
+    func checkHost(_ host: UInt64, _ table: Qcow2Table, _ index: Int) throws(DiskImageError) {
+        guard host & (clusterSize - 1) == 0, host == 0 || host < file.size else {
+            throw .corrupt(
+                path: file.path,
+                reason: "the cluster at offset \(hexadecimal(host)) is misaligned or behind the file's end (L2 "
+                    + "table at \(hexadecimal(table.offset)), entry \(index))")
+        }
     }
 
     private func classifySubclusters(

@@ -83,9 +83,7 @@ extension Qcow2Layer {
         guard isOwned(table, Int(index)) else { return nil }
         let host = table.entry(hasSubclusters ? Int(index) * 2 : Int(index)) & Entry.offsetMask
         guard host != 0 else { return nil }
-        guard host & (clusterSize - 1) == 0 else {
-            throw corrupt("the cluster at offset \(hexadecimal(host)) is misaligned")
-        }
+        try checkHost(host, table, Int(index))
         return host
     }
 
