@@ -61,15 +61,18 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
+        .target(name: "TestSupport", path: "Tests/Support/TestSupport"),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .testTarget(name: "HypervisorTests", dependencies: ["Hypervisor", "Snapshot"]),
         .testTarget(
             name: "HypervisorSoftwareTests",
             dependencies: [
-                "CNative", "HypervisorSoftware", "Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+                "CNative", "TestSupport", "HypervisorSoftware", "Devices", "Hypervisor", "X86", "Bus", "GuestMemory",
+                "Snapshot",
             ]),
-        .testTarget(name: "DiskImageTests", dependencies: ["DiskImage"]),
-        .testTarget(name: "VirtioTests", dependencies: ["Virtio", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
+        .testTarget(name: "DiskImageTests", dependencies: ["TestSupport", "DiskImage"]),
+        .testTarget(
+            name: "VirtioTests", dependencies: ["TestSupport", "Virtio", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
@@ -82,7 +85,8 @@ let package = Package(
         .testTarget(
             name: "BundleTests",
             dependencies: [
-                "Bundle", "CZstd", "DiskImage", "GuestMemory", .product(name: "Crypto", package: "swift-crypto"),
+                "TestSupport", "Bundle", "CZstd", "DiskImage", "GuestMemory",
+                .product(name: "Crypto", package: "swift-crypto"),
             ]),
         .testTarget(
             name: "MachineTests",

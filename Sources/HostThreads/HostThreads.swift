@@ -63,14 +63,12 @@ package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> V
     thread.join()
 }
 
-/// Lets threads pass one after the other, in the order of their tickets.
-@safe package final class Turnstile: @unchecked Sendable {
+/// A lock, and threads that wait for what it guards to change.
+@safe private final class Monitor: @unchecked Sendable {
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-    /// The ticket whose turn it is; only touched under `mutex`.
-    private var current = 0
 
-    package init() {
+    init() {
         // SAFETY: both are allocated above and live until `deinit`.
         unsafe pthread_mutex_init(mutex, nil)
         unsafe pthread_cond_init(condition, nil)
@@ -84,72 +82,76 @@ package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> V
         unsafe mutex.deallocate()
     }
 
-    /// Waits for `ticket`'s turn, runs `body` alone, and lets the next one pass. Every ticket must pass once.
-    package func pass(_ ticket: Int, _ body: () -> Void) {
+    func locked<Value>(_ body: () -> Value) -> Value {
         // SAFETY: initialised in `init`.
         unsafe pthread_mutex_lock(mutex)
-        while current != ticket { unsafe pthread_cond_wait(condition, mutex) }
-        body()
-        current += 1
-        unsafe pthread_cond_broadcast(condition)
-        unsafe pthread_mutex_unlock(mutex)
+        defer { unsafe pthread_mutex_unlock(mutex) }
+        return body()
+    }
+
+    /// Lets others change something; with the lock held.
+    func wait() { unsafe pthread_cond_wait(condition, mutex) }
+    /// Wakes one thread that waits.
+    func signal() { unsafe pthread_cond_signal(condition) }
+    /// Wakes all threads that wait.
+    func broadcast() { unsafe pthread_cond_broadcast(condition) }
+}
+
+/// Lets threads pass one after the other, in the order of their tickets.
+package final class Turnstile: @unchecked Sendable {
+    private let monitor = Monitor()
+    /// The ticket whose turn it is; only touched with the lock held.
+    private var current = 0
+
+    package init() {}
+
+    /// Waits for `ticket`'s turn, runs `body` alone, and lets the next one pass. Every ticket must pass once.
+    package func pass(_ ticket: Int, _ body: () -> Void) {
+        monitor.locked {
+            while current != ticket { monitor.wait() }
+            body()
+            current += 1
+            monitor.broadcast()
+        }
     }
 }
 
 /// A list that threads put things into and take them from, in order.
-@safe package final class WaitingList<Element: Sendable>: @unchecked Sendable {
-    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-    // Only touched under `mutex`.
+package final class WaitingList<Element: Sendable>: @unchecked Sendable {
+    private let monitor = Monitor()
+    // Only touched with the lock held.
     private var elements: [Element] = []
     private var isClosed = false
     /// Threads that wait in `take`.
     private var waiting = 0
 
-    package init() {
-        // SAFETY: both are allocated above and live until `deinit`.
-        unsafe pthread_mutex_init(mutex, nil)
-        unsafe pthread_cond_init(condition, nil)
-    }
-
-    deinit {
-        // SAFETY: nobody waits any more: all threads that had a reference are gone.
-        unsafe pthread_cond_destroy(condition)
-        unsafe pthread_mutex_destroy(mutex)
-        unsafe condition.deallocate()
-        unsafe mutex.deallocate()
-    }
+    package init() {}
 
     /// Returns whether more elements than threads wait now.
     package func put(_ element: Element) -> Bool {
-        // SAFETY: initialised in `init`.
-        unsafe pthread_mutex_lock(mutex)
-        elements.append(element)
-        let isCrowded = elements.count > waiting
-        unsafe pthread_cond_signal(condition)
-        unsafe pthread_mutex_unlock(mutex)
-        return isCrowded
+        monitor.locked {
+            elements.append(element)
+            monitor.signal()
+            return elements.count > waiting
+        }
     }
 
     /// Waits for an element; nil when the list is empty and closed.
     package func take() -> Element? {
-        // SAFETY: initialised in `init`.
-        unsafe pthread_mutex_lock(mutex)
-        waiting += 1
-        while elements.isEmpty, !isClosed { unsafe pthread_cond_wait(condition, mutex) }
-        waiting -= 1
-        let element = elements.isEmpty ? nil : elements.removeFirst()
-        unsafe pthread_mutex_unlock(mutex)
-        return element
+        monitor.locked {
+            waiting += 1
+            while elements.isEmpty, !isClosed { monitor.wait() }
+            waiting -= 1
+            return elements.isEmpty ? nil : elements.removeFirst()
+        }
     }
 
     /// No more elements will come.
     package func close() {
-        // SAFETY: initialised in `init`.
-        unsafe pthread_mutex_lock(mutex)
-        isClosed = true
-        unsafe pthread_cond_broadcast(condition)
-        unsafe pthread_mutex_unlock(mutex)
+        monitor.locked {
+            isClosed = true
+            monitor.broadcast()
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 import Bundle
 import DiskImage
+import TestSupport
 import Testing
 
 #if canImport(Glibc)

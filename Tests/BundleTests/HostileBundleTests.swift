@@ -4,6 +4,7 @@
 import Bundle
 import CZstd
 import GuestMemory
+import TestSupport
 import Testing
 
 #if canImport(Glibc)

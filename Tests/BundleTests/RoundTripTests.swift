@@ -3,6 +3,7 @@
 
 import Bundle
 import GuestMemory
+import TestSupport
 import Testing
 
 #if canImport(Glibc)

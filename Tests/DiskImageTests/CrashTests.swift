@@ -2,6 +2,7 @@
 // A process or host that dies at any moment: of what was written after the last sync, any sectors may be in the file.
 
 @testable import DiskImage
+import TestSupport
 import Testing
 
 /// Everything that reached the file, in order.
@@ -19,7 +20,7 @@ private final class Recorder: ImageFileObserver {
     func synced() { events.append(.sync) }
 
     /// The file after the first `count` events, when of those behind the last sync only some sectors arrived.
-    func file(_ start: [UInt8], after count: Int, _ chance: inout Chance) -> [UInt8] {
+    func file(_ start: [UInt8], after count: Int, _ chance: inout SplitMix64) -> [UInt8] {
         var bytes = start
         let happened = events[..<count]
         let durable = happened.lastIndex { if case .sync = $0 { true } else { false } } ?? 0
@@ -58,7 +59,7 @@ struct CrashTests {
     @Test(arguments: ImageKind.durable)
     func `whenever it dies, the image is whole and has everything that was flushed`(kind: ImageKind) throws {
         let folder = try TemporaryFolder()
-        var chance = Chance(state: 3)
+        var chance = SplitMix64(seed: 3)
         let (path, content) = try kind.make(in: folder, &chance)
         let start = try readFile(path)
         let disk = try kind.open(path, in: folder)
@@ -129,7 +130,7 @@ struct CrashTests {
             Issue.record("sector \(sector) was flushed and is lost")
         }
         // It goes on from there.
-        let exerciser = Exerciser(disk, DiskModel(try Exerciser.content(disk)), Chance(state: 4))
+        let exerciser = Exerciser(disk, DiskModel(try Exerciser.content(disk)), SplitMix64(seed: 4))
         for _ in 0..<30 { exerciser.request() }
         exerciser.collect(all: true)
         #expect(exerciser.model.difference(try Exerciser.content(disk)) == nil)

@@ -2,6 +2,7 @@
 // What a disk must have after the same requests, sector by sector, and random requests for both.
 
 import DiskImage
+import TestSupport
 import Testing
 
 /// The disk's bytes as they must be.
@@ -57,11 +58,11 @@ final class Exerciser {
 
     let disk: DiskImage
     var model: DiskModel
-    var chance: Chance
+    var chance: SplitMix64
     private var underWay: [UInt64: Request] = [:]
     private var token: UInt64 = 0
 
-    init(_ disk: DiskImage, _ model: DiskModel, _ chance: Chance) {
+    init(_ disk: DiskImage, _ model: DiskModel, _ chance: SplitMix64) {
         self.disk = disk
         self.model = model
         self.chance = chance
@@ -166,6 +167,24 @@ final class Exerciser {
             filled = failure == nil ? range.count : 0
         }
         if let failure { throw failure }
+        return bytes
+    }
+}
+
+extension SplitMix64 {
+    mutating func below(_ limit: UInt64) -> UInt64 { next(upperBound: limit) }
+    mutating func oneIn(_ count: UInt64) -> Bool { below(count) == 0 }
+
+    mutating func bytes(_ count: Int) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count + 8)
+        while bytes.count < count {
+            let word = next()
+            for shift in stride(from: UInt64(0), to: 64, by: 8) {
+                bytes.append(UInt8(truncatingIfNeeded: word >> shift))
+            }
+        }
+        bytes.removeLast(bytes.count - count)
         return bytes
     }
 }

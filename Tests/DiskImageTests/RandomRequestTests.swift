@@ -2,6 +2,7 @@
 // Random requests on images of every kind: the disk is what its model is, and QEMU's tools agree.
 
 import DiskImage
+import TestSupport
 import Testing
 
 struct RandomRequestTests {
@@ -11,7 +12,7 @@ struct RandomRequestTests {
     @Test(arguments: ImageKind.all)
     func `a disk is what was done to it`(kind: ImageKind) throws {
         let folder = try TemporaryFolder()
-        var chance = Chance(state: 1)
+        var chance = SplitMix64(seed: 1)
         let (path, content) = try kind.make(in: folder, &chance)
         var model = DiskModel(content)
         for _ in 0..<(kind.isScratch ? 1 : Self.rounds) {
@@ -32,7 +33,7 @@ struct RandomRequestTests {
     @Test(arguments: ImageKind.all)
     func `a frozen disk is what it was while requests go on`(kind: ImageKind) throws {
         let folder = try TemporaryFolder()
-        var chance = Chance(state: 2)
+        var chance = SplitMix64(seed: 2)
         let (path, content) = try kind.make(in: folder, &chance)
         let exerciser = Exerciser(try kind.open(path, in: folder), DiskModel(content), chance)
         for round in 0..<3 {

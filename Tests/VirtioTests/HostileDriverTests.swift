@@ -3,6 +3,7 @@
 
 import Bus
 import GuestMemory
+import TestSupport
 import Testing
 import Virtio
 
@@ -181,7 +182,7 @@ struct HostileDriverTests {
     }
 
     @Test func `the device lives through anything in rings and registers`() throws {
-        var chance = Chance(state: 5)
+        var chance = SplitMix64(seed: 5)
         for round in 0..<300 {
             let guest = try BlockGuest(queues: 2)
             for _ in 0..<40 {
@@ -211,18 +212,5 @@ struct HostileDriverTests {
             }
             #expect(guest.works, "round \(round)")
         }
-    }
-}
-
-/// SplitMix64: the same numbers for the same seed.
-struct Chance: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random instances of instruction forms: bytes, registers and memory with many values on the edges.
 
+import TestSupport
 @testable import HypervisorSoftware
 
 /// One instruction with everything it starts from.

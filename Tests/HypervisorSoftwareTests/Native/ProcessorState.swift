@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Registers and data window of one run, and the host's own processor as a runner.
 
+import TestSupport
 import CNative
 
 /// What an instruction can see and change: registers and the data window.
@@ -94,20 +95,7 @@ enum NativeRunner {
     }
 }
 
-/// Random numbers that are the same on every host. Sebastiano Vigna, splitmix64.
-struct SplitMix64: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-
+extension SplitMix64 {
     /// 0 to `bound` - 1.
     mutating func below(_ bound: Int) -> Int { Int(truncatingIfNeeded: ((next() >> 32) &* UInt64(bound)) >> 32) }
     mutating func chance(_ percent: Int) -> Bool { below(100) < percent }

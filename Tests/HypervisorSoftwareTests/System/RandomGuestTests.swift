@@ -6,6 +6,7 @@ import Devices
 import GuestMemory
 import Hypervisor
 import Snapshot
+import TestSupport
 import Testing
 import X86
 
