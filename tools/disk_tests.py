@@ -215,6 +215,7 @@ def bases_stay_outside_by_reference(bench):
         bundle.stat().st_size + (8 << 20) - (1 << 20) < whole.stat().st_size,
         f"{bundle.stat().st_size} bytes by reference, {whole.stat().st_size} with the base")
     bench.run("verify", bundle)
+    require(str(base) in bench.run("inspect", bundle)[0], "inspect does not name the base")
 
     def same():
         with copy(bench, bundle) as guest:

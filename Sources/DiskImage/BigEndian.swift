@@ -22,8 +22,14 @@ extension [UInt8] {
 }
 
 /// A table's bytes.
-func bigEndianBytes(_ table: some Sequence<UInt64>) -> [UInt8] {
-    var bytes: [UInt8] = []
-    for entry in table { bytes.append(bigEndian: entry) }
-    return bytes
+func bigEndianBytes(_ table: some Collection<UInt64>) -> [UInt8] {
+    let size = table.count * 8
+    return unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, filled in
+        let bytes = UnsafeMutableRawBufferPointer(buffer)
+        // SAFETY: the buffer has eight bytes for each entry.
+        for (index, entry) in table.enumerated() {
+            unsafe bytes.storeBytes(of: entry.bigEndian, toByteOffset: index * 8, as: UInt64.self)
+        }
+        filled = size
+    }
 }

@@ -129,11 +129,13 @@ package final class WaitingList<Element: Sendable>: @unchecked Sendable {
 
     /// Returns whether more elements than threads wait now.
     package func put(_ element: Element) -> Bool {
-        monitor.locked {
+        let isCrowded = monitor.locked {
             elements.append(element)
-            monitor.signal()
             return elements.count > waiting
         }
+        // Without the lock, which the woken thread takes first.
+        monitor.signal()
+        return isCrowded
     }
 
     /// Waits for an element; nil when the list is empty and closed.

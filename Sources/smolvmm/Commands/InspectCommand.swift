@@ -76,6 +76,8 @@ struct InspectCommand: ParsableCommand {
         configuration.add("processors", "\(machine.cpus)")
         configuration.add("memory", size(machine.memoryBytes))
         configuration.add("command line", Self.printable(machine.commandLine))
+        configuration.add("console", machine.console)
+        if !machine.devices.isEmpty { configuration.add("devices", machine.devices.joined(separator: ", ")) }
 
         var stored = TextTable(indent: "  ")
         let used = memory.chunks - memory.zeroChunks
@@ -83,12 +85,21 @@ struct InspectCommand: ParsableCommand {
         stored.add("in use", size(UInt64(max(0, used)) * memory.chunkSize))
         stored.add("stored", size(memory.compressedBytes))
 
+        var disks = TextTable(["ID", "SIZE", "STORED", "", "BASES"], indent: "  ")
+        for (index, disk) in machine.disks.enumerated() {
+            let member = manifest.members.first { $0.name == "disks/\(index).qcow2" }
+            disks.add(
+                disk.id, size(disk.size), size(member?.size ?? 0), disk.isReadOnly ? "read-only" : "",
+                disk.bases.map { Self.printable($0.path) }.joined(separator: ", "))
+        }
+
         var members = TextTable(["NAME", "BYTES", "SHA-256"], indent: "  ")
         for member in manifest.members {
             members.add(member.name, "\(member.size)", member.sha256 ?? "each chunk has its own")
         }
-        return
-            "\(file)\n\(facts.text)\nmachine\n\(configuration.text)\nmemory\n\(stored.text)\nmembers\n\(members.text)"
+        let diskPart = machine.disks.isEmpty ? "" : "\ndisks\n\(disks.text)"
+        return "\(file)\n\(facts.text)\nmachine\n\(configuration.text)\nmemory\n\(stored.text)\(diskPart)"
+            + "\nmembers\n\(members.text)"
     }
 
     /// Text from a file that may be hostile: nothing in it may steer the terminal.
