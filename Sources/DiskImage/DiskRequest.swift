@@ -79,8 +79,8 @@ enum DiskRequestKind: Equatable {
     /// Clusters of the disk whose allocation is under way.
     var allocating: Range<UInt64>?
     var plan: FlushPlan?
-    /// Memory that a request of the image itself writes from.
-    var ownBuffer: AlignedBuffer?
+    /// Memory that operations under way may use, whatever becomes of the request.
+    var buffers: [AlignedBuffer] = []
 
     init(index: Int) {
         self.index = index
@@ -121,7 +121,7 @@ enum DiskRequestKind: Equatable {
         error = 0
         allocating = nil
         plan = nil
-        ownBuffer = nil
+        buffers.removeAll(keepingCapacity: true)
     }
 
     func overlaps(_ other: Range<UInt64>) -> Bool {

@@ -173,6 +173,7 @@ extension DiskImage {
         _ request: DiskRequest, _ offset: UInt64, _ count: UInt64
     ) throws(DiskImageError) -> AlignedBuffer {
         let buffer = try AlignedBuffer(count: Int(count))
+        request.buffers.append(buffer)
         guard let start = unsafe buffer.bytes.baseAddress else { return buffer }
         var list = VectorList(capacity: 1)
         unsafe list.append(start, Int(count))

@@ -60,15 +60,15 @@
                 while let job = jobs.take() {
                     let error = unsafe IOQueue.readNow(
                         job.file, job.offset, job.vectors, job.count, job.bytes, inside: job.inside)
-                    let isFirst = ended.list.withLock { list in
+                    ended.list.withLock { list in
                         list.append(IOQueue.Completion(tag: job.tag, error: error))
-                        return list.count == 1
+                        // Whoever takes the first one takes the others, too.
+                        guard list.count == 1 else { return }
+                        var one: UInt64 = 1
+                        // With the lock held: who has taken all ends may close the signal.
+                        // SAFETY: eight bytes, which is what an eventfd takes.
+                        unsafe _ = write(signal, &one, 8)
                     }
-                    // Whoever takes that one takes the others, too.
-                    guard isFirst else { continue }
-                    var one: UInt64 = 1
-                    // SAFETY: eight bytes, which is what an eventfd takes.
-                    unsafe _ = write(signal, &one, 8)
                 }
             }
             guard let thread else { return false }
