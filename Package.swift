@@ -33,6 +33,9 @@ let package = Package(
         .target(
             name: "HypervisorSoftware",
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(
+            name: "HypervisorKVM",
+            dependencies: ["CHost", "CFirmware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(name: "DiskImage", dependencies: ["CHost", "HostThreads", "CAio", "CZlib", "CZstd"]),
         .target(name: "Virtio", dependencies: ["CHost", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
@@ -51,8 +54,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware",
-                "Hypervisor", "X86",
-                "Bus", "GuestMemory", "Snapshot",
+                "HypervisorKVM", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
             name: "smolvmm",

@@ -8,7 +8,6 @@ internal import Devices
 public import DiskImage
 internal import GuestMemory
 internal import Hypervisor
-internal import HypervisorSoftware
 internal import Snapshot
 internal import Virtio
 internal import X86
@@ -35,6 +34,8 @@ public final class Machine {
     let platform: Platform
     let virtio: MachineVirtio
     let virtualMachine: any VirtualMachine
+    /// The device lock, and the processors' threads where the backend has them run concurrently.
+    let threads = ProcessorThreads()
     var processors: [Processor] = []
     let events: MachineEvents
     let trigger: FreezeTrigger?
@@ -50,11 +51,19 @@ public final class Machine {
     var clockReset: ClockReset?
 
     var isPaused = false
+    /// Whether guest time goes on.
+    var timeRuns = false
+    /// The clock was set while it stood: the guest is told when it goes on.
+    var timeHasJumped = false
+    /// Non-nil while the machine's thread waits and nobody has woken it; only where processors run concurrently.
+    var waiting: MachineWait?
     /// The snapshot that is being written.
     struct Freeze {
         let order: MachineControl.SnapshotOrder
         /// How long the guest stood still for it.
         var pauseNanoseconds: UInt64 = 0
+        /// Whether the guest stands until its memory is written: the host has no copy-on-write twin of it.
+        var holdsGuest = false
     }
 
     var freeze: Freeze?
@@ -64,7 +73,7 @@ public final class Machine {
 
     init(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
-        scratchFolder: String, trigger: FreezeTrigger?
+        scratchFolder: String, trigger: FreezeTrigger?, accelerator: Accelerator
     ) throws(MachineError) {
         try CPUModel.check(configuration.cpuModel)
         control = try MachineControl()
@@ -81,14 +90,16 @@ public final class Machine {
         let virtioCount = try MachineVirtio.count(configuration)
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
+            virtualMachine = try accelerator.resolved.makeVirtualMachine(
+                memory: memory, bus: bus, clock: clock, processors: configuration.cpus, access: threads)
             platform = try Platform(
                 processors: configuration.cpus, bus: bus, clock: clock, memory: memory,
-                devices: VirtioDefinition.devices(virtioCount))
+                devices: VirtioDefinition.devices(virtioCount), backend: virtualMachine.interrupts)
             virtio = try MachineVirtio(configuration, images: disks, platform: platform, bus: bus, memory: memory)
-            virtualMachine = SoftwareVirtualMachine(
-                memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus)
             for index in 0..<configuration.cpus {
-                let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: platform.localAPICs[index])
+                let interrupts: any LocalInterruptController =
+                    platform.localAPICs.indices.contains(index) ? platform.localAPICs[index] : NoInterrupts()
+                let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: interrupts)
                 processors.append(Processor(cpu: cpu, isStarted: index == 0))
             }
         } catch {
@@ -97,7 +108,8 @@ public final class Machine {
         platform.events = events
         platform.serial.sink = events
         virtio.console?.sink = events
-        control.setProcessors(processors.map(\.cpu))
+        // Processors with threads of their own are stopped when the mail asks for it.
+        if !virtualMachine.runsConcurrently { control.setProcessors(processors.map(\.cpu)) }
     }
 
     /// A machine that will boot `kernel`.
@@ -105,13 +117,14 @@ public final class Machine {
     ///   - disks: one for each of the configuration's, open; the machine closes them.
     ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
+    ///   - accelerator: what runs the processors.
     public static func boot(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
-        scratchFolder: String, trigger: FreezeTrigger? = nil
+        scratchFolder: String, trigger: FreezeTrigger? = nil, accelerator: Accelerator = .auto
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: trigger)
+            trigger: trigger, accelerator: accelerator)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine
@@ -152,6 +165,7 @@ public final class Machine {
     /// A guest reboot: everything at power-on, the kernel loaded again.
     func reboot() throws(MachineError) {
         virtio.reset()
+        threads.forgetEnds()
         do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
         events.reset()
         try loadBootImage()

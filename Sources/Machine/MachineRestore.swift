@@ -12,9 +12,12 @@ extension Machine {
     /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot. Its disks get overlays
     /// in `scratchFolder`, which end with it.
     ///
+    /// `accelerator` runs its processors, whichever ran them before.
+    ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String,
+        accelerator: Accelerator = .auto
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
@@ -25,7 +28,7 @@ extension Machine {
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: nil)
+            trigger: nil, accelerator: accelerator)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)

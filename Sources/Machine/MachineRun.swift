@@ -12,10 +12,9 @@ extension Machine {
     /// Runs the machine on the calling thread until it ends.
     public func run() -> MachineEnd {
         applyClockReset()
-        clock.resume()
         control.setActivity(.running)
-        let end = loop()
-        clock.pause()
+        let end = virtualMachine.runsConcurrently ? loopConcurrently() : loop()
+        stopTime()
         flushConsole()
         // Somebody may still wait for a snapshot that is being written: the writer only reads memory, let it finish.
         finishFreeze()
@@ -32,7 +31,7 @@ extension Machine {
         case .keep, nil: return
         }
         clockReset = nil
-        for processor in processors { processor.cpu.guestTimeChanged() }
+        timeHasJumped = true
     }
 
     private func loop() -> MachineEnd {
@@ -42,6 +41,7 @@ extension Machine {
                 control.wake.wait()
                 continue
             }
+            if let failure = startTime() { return failure }
             if inputWaits { feedInput() }
             virtio.poll()
             let now = clock.now
@@ -106,7 +106,7 @@ extension Machine {
 
     // MARK: What the guest asked for
 
-    private func handleEvents() -> MachineEnd? {
+    func handleEvents() -> MachineEnd? {
         if events.triggerSeen, let trigger { return freeze(at: trigger) }
         if events.powerOffRequested { return .poweredOff }
         do throws(MachineError) {
@@ -146,7 +146,7 @@ extension Machine {
 
     // MARK: What others asked for
 
-    private func handleMail() -> MachineEnd? {
+    func handleMail() -> MachineEnd? {
         inputWaits = true
         var isStopped = false
         for request in control.takeRequests() {
@@ -172,15 +172,15 @@ extension Machine {
         return isStopped ? .stopped : nil
     }
 
-    /// Stops or starts guest time, and tells what the machine does, after a change of `isPaused` or `freeze`.
+    /// Stops guest time, which the loop lets go on otherwise, and tells what the machine does, after a change of `isPaused` or `freeze`.
     func updateHold() {
-        if isPaused { clock.pause() } else { clock.resume() }
+        if isPaused || freeze?.holdsGuest == true { stopTime() }
         control.setActivity(freeze != nil ? .freezing : isPaused ? .paused : .running)
     }
 
     // MARK: Console
 
-    private func feedInput() {
+    func feedInput() {
         let terminal = configuration.console == MachineConsole.hvc0.rawValue ? virtio.console : nil
         let space = terminal?.receiveSpace(port: 0) ?? platform.serial.receiveSpace
         guard space > 0 else { return }

@@ -59,15 +59,13 @@ extension Machine {
         flushConsole()
         let since = GuestClock.hostMonotonic()
         freeze = Freeze(order: order)
-        clock.pause()
+        stopTime()
         control.setActivity(.freezing)
         defer { updateHold() }
         do throws(MachineError) {
             // What the guest has asked for and not been told of is done first: no request is in two machines.
             virtio.drain()
-            let view = memory.freeze()
-            virtualMachine.announceMemoryChanges()
-            let frozen = try frozen(memory: view, options: order.options)
+            let frozen = try frozen(memory: memoryView(), options: order.options)
             freeze?.pauseNanoseconds = GuestClock.hostMonotonic() - since
             let control = control
             try HostThread.start {
@@ -76,6 +74,20 @@ extension Machine {
         } catch {
             endFreeze(.failure(error))
         }
+    }
+
+    /// Memory as it is now, while the guest goes on; where the host has no such view, the guest stands until it is written.
+    private func memoryView() -> any MemorySource {
+        if virtualMachine.announcesMemoryChanges {
+            let view = memory.freeze()
+            virtualMachine.announceMemoryChanges()
+            return view
+        }
+        #if os(Linux)
+            if let twin = try? MemoryTwin(of: memory) { return twin }
+        #endif
+        freeze?.holdsGuest = true
+        return memory
     }
 
     /// The bundle is written, or not: the guest goes on either way.
@@ -109,7 +121,7 @@ extension Machine {
     func freeze(at trigger: FreezeTrigger) -> MachineEnd {
         flushConsole()
         let since = GuestClock.hostMonotonic()
-        clock.pause()
+        stopTime()
         control.setActivity(.freezing)
         do throws(MachineError) {
             virtio.drain()

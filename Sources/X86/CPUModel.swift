@@ -38,7 +38,7 @@ public enum CPUModel: String, Codable, CaseIterable, Sendable {
                 edx: Self.featuresEDX)
         case 6: return CPUIDResult(eax: 1 << 2)  // ARAT: the APIC timer never stops
         case 7:
-            return subleaf == 0 ? CPUIDResult(ebx: 1 << 7 | 1 << 9 | 1 << 20, ecx: 1 << 2, edx: 1 << 4) : CPUIDResult()
+            return subleaf == 0 ? CPUIDResult(ebx: 1 << 7 | 1 << 9 | 1 << 20, edx: 1 << 4) : CPUIDResult()
         case 0x4000_0000: return CPUIDResult(eax: 0x4000_0010, ebx: 0x4b4d_564b, ecx: 0x564b_4d56, edx: 0x4d)
         // KVM features: CLOCKSOURCE2, no I/O delay, stable clock.
         case 0x4000_0001: return CPUIDResult(eax: 1 << 1 | 1 << 3 | 1 << 24)
@@ -49,7 +49,8 @@ public enum CPUModel: String, Codable, CaseIterable, Sendable {
             return CPUIDResult(
                 eax: Self.signature, ecx: 1, edx: 1 << 11 | 1 << 20 | 1 << 27 | 1 << 29 | Self.sharedEDX)
         case 0x8000_0002...0x8000_0004: return Self.brand(leaf - 0x8000_0002)
-        case 0x8000_0007: return CPUIDResult(edx: 1 << 8)  // invariant TSC
+        // No invariant TSC: a kernel would take it for its clock, and a host that cannot scale its own would speed it up.
+        case 0x8000_0007: return CPUIDResult()
         case 0x8000_0008: return CPUIDResult(eax: 48 << 8 | 40, ecx: max(processors, 1) - 1)
         default: return CPUIDResult()
         }

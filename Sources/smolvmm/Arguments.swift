@@ -41,10 +41,19 @@ struct MachineName: Equatable, ExpressibleByArgument, CustomStringConvertible {
     var description: String { text }
 }
 
-/// What runs the guest's instructions.
-enum Accelerator: String, ExpressibleByArgument, CaseIterable {
-    case auto
-    case software
+extension Accelerator: ExpressibleByArgument {}
+
+/// What `boot` and `restore` have in common about processors.
+struct AccelerationArguments: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "What runs the guest: auto, kvm, or software, the CPU of smolvmm's own.",
+            discussion: """
+                auto takes KVM where it runs guests on the processor itself, which it tries; 'smolvmm doctor' tells what it \
+                finds. A bundle does not care: it restores under either.
+                """,
+            valueName: "name"))
+    var accel = Accelerator.auto
 }
 
 extension MachineConsole: ExpressibleByArgument {}

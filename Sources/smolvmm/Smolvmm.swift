@@ -32,7 +32,7 @@ struct Smolvmm: ParsableCommand {
         subcommands: [
             BootCommand.self, SnapshotCommand.self, RestoreCommand.self, ListCommand.self, PauseCommand.self,
             ResumeCommand.self, StopCommand.self, BalloonCommand.self, GrowDiskCommand.self, InspectCommand.self,
-            VerifyCommand.self, DiskCommand.self, BenchCPUCommand.self,
+            VerifyCommand.self, DiskCommand.self, DoctorCommand.self, BenchCPUCommand.self,
         ])
 }
 

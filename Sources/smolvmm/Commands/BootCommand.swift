@@ -92,8 +92,7 @@ struct BootCommand: ParsableCommand {
             "The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
     var cpu = "x86-64-v2"
 
-    @Option(help: ArgumentHelp("What runs the guest: auto or software, the CPU of smolvmm's own.", valueName: "name"))
-    var accel = Accelerator.auto
+    @OptionGroup var acceleration: AccelerationArguments
 
     @Option(
         help: ArgumentHelp(
@@ -169,7 +168,7 @@ struct BootCommand: ParsableCommand {
             }
         let machine = try Machine.boot(
             configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
-            scratchFolder: HostFile.scratchFolder, trigger: trigger)
+            scratchFolder: HostFile.scratchFolder, trigger: trigger, accelerator: acceleration.accel)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             awaitedText: snapshotWhen)

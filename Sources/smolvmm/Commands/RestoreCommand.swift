@@ -33,6 +33,8 @@ struct RestoreCommand: ParsableCommand {
             valueName: "time"))
     var resetClock = ClockReset.now
 
+    @OptionGroup var acceleration: AccelerationArguments
+
     @Flag(help: .hidden)
     var stats = false
 
@@ -42,7 +44,8 @@ struct RestoreCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         let machine = try Machine.restore(
-            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder)
+            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
+            accelerator: acceleration.accel)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
         let status = try attachment.run(machine)
