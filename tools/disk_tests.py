@@ -9,11 +9,10 @@ import subprocess
 import time
 import zipfile
 
-from harness import CACHE, ROOT, Skip, require, run
+from harness import CACHE, ROOT, WORK_SECONDS, Shell, Skip, require, run
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
-WORK_SECONDS = 180
 FAILED = 1
 PROMPT = rb"/ # "
 
@@ -22,30 +21,6 @@ WRITE_FILES = (
     "i=0; while [ $i -lt {count} ]; do i=$((i+1)); head -c 200000 /dev/urandom > /mnt/f$i; "
     "sha256sum /mnt/f$i >> /mnt/sums; sync; echo wrote $i; done")
 CHECK_FILES = "[ $(wc -l < /mnt/sums) = {count} ] && sha256sum -c -s /mnt/sums && umount /mnt && fsck -f -n /dev/vda"
-
-
-class Shell:
-    """A shell in a guest on a disk's machine."""
-
-    def __init__(self, machine, count=0):
-        self.machine = machine
-        self.count = count
-
-    def begin(self, command):
-        self.count += 1
-        self.machine.send(f"{command}; echo end{self.count}:$?")
-
-    def end(self, timeout=WORK_SECONDS):
-        """The status of the command that was begun last, and the console's text before its end."""
-        started = self.machine.position
-        match, _ = self.machine.expect(rf"end{self.count}:(\d+)\r*\n".encode(), timeout)
-        return int(match[1]), self.machine.output[started:match.start()].decode(errors="replace")
-
-    def run(self, command, status=0, timeout=WORK_SECONDS):
-        self.begin(command)
-        actual, text = self.end(timeout)
-        require(actual == status, f"in the guest, `{command}` ended with {actual} instead of {status}:\n{text[-1500:]}")
-        return text
 
 
 def tool(name):
