@@ -22,7 +22,7 @@ def native_results(bench, scale):
     jobs = suite(program, scale)
     folder = bench.file(f"native-{scale}")
     folder.mkdir()
-    native = Native(program, scale, folder)
+    native = Native(program, folder, preparation(scale))
     return {job: native.measure(job)[1] for job in jobs}
 
 
