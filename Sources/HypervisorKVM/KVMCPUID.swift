@@ -84,7 +84,9 @@
 
         /// What a guest can tell from its absence by more than speed. KVM's own local APIC has the others.
         private static var features: [Feature] {
-            func feature(_ leaf: UInt32, _ register: KeyPath<CPUIDResult, UInt32>, _ bit: UInt32, _ name: String) -> Feature {
+            func feature(_ leaf: UInt32, _ register: KeyPath<CPUIDResult, UInt32>, _ bit: UInt32, _ name: String)
+                -> Feature
+            {
                 Feature(leaf: leaf, register: register, bit: bit, name: name)
             }
             return [

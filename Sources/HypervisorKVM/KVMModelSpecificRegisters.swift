@@ -50,7 +50,8 @@
 
         func restoreRegisters(_ registers: ModelSpecificRegisters) throws(KVMError) {
             var values: [(UInt32, UInt64)] = []
-            for (number, place) in Self.places where savedRegisters.contains(number) || !Self.optional.contains(number) {
+            for (number, place) in Self.places where savedRegisters.contains(number) || !Self.optional.contains(number)
+            {
                 values.append((number, registers[keyPath: place]))
             }
             try writeRegisters(values)

@@ -36,7 +36,8 @@
                 failure = nil
             } catch {
                 throw .invalidValue(
-                    layer: "vcpu\(index)", field: "state", value: error.description, allowed: "what this host's KVM takes")
+                    layer: "vcpu\(index)", field: "state", value: error.description,
+                    allowed: "what this host's KVM takes")
             }
         }
 
@@ -44,7 +45,8 @@
 
         private static var places: [WritableKeyPath<kvm_regs, UInt64>] {
             [
-                \.rax, \.rcx, \.rdx, \.rbx, \.rsp, \.rbp, \.rsi, \.rdi, \.r8, \.r9, \.r10, \.r11, \.r12, \.r13, \.r14, \.r15,
+                \.rax, \.rcx, \.rdx, \.rbx, \.rsp, \.rbp, \.rsi, \.rdi, \.r8, \.r9, \.r10, \.r11, \.r12, \.r13, \.r14,
+                \.r15,
             ]
         }
 
@@ -125,7 +127,9 @@
             var registers = kvm_debugregs()
             // SAFETY: `registers` outlives the call.
             try accepted(unsafe chost_kvm_get_debug(descriptor, &registers), "to show its debug registers")
-            state.debug = [registers.db.0, registers.db.1, registers.db.2, registers.db.3, registers.dr6, registers.dr7]
+            state.debug = [
+                registers.db.0, registers.db.1, registers.db.2, registers.db.3, registers.dr6, registers.dr7,
+            ]
         }
 
         private func restoreDebug(_ values: [UInt64]) throws(KVMError) {

@@ -61,7 +61,8 @@
         /// What CPUID can say in a guest.
         func supportedCPUID() throws(KVMError) -> CPUIDList {
             var list = CPUIDList(capacity: 256)
-            try accepted(unsafe list.withBytes { unsafe chost_kvm_supported_cpuid(descriptor, $0) }, "the list of CPU features")
+            try accepted(
+                unsafe list.withBytes { unsafe chost_kvm_supported_cpuid(descriptor, $0) }, "the list of CPU features")
             return list
         }
 

@@ -110,9 +110,11 @@
             case KVM_EXIT_SHUTDOWN: return .shutdown
             case KVM_EXIT_FAIL_ENTRY:
                 let reason = String(unsafe chost_kvm_entry_failure(shared), radix: 16)
-                return .failed("KVM could not enter the guest at \(place): the processor says 0x\(reason)" + Self.advice)
+                return .failed(
+                    "KVM could not enter the guest at \(place): the processor says 0x\(reason)" + Self.advice)
             case KVM_EXIT_INTERNAL_ERROR: return .failed(internalError())
-            case let reason: return .failed("KVM left the guest at \(place) for a reason unknown here, \(reason)" + Self.advice)
+            case let reason:
+                return .failed("KVM left the guest at \(place) for a reason unknown here, \(reason)" + Self.advice)
             }
             return nil
         }
@@ -183,7 +185,8 @@
                 return "KVM gave up at \(place) with internal error \(kind)" + Self.advice
             }
             // SAFETY: the kernel gives at most fifteen bytes in the memory that it shares.
-            let bytes = unsafe UnsafeBufferPointer(start: error.instruction, count: Int(min(error.instruction_size, 15)))
+            let bytes = unsafe UnsafeBufferPointer(
+                start: error.instruction, count: Int(min(error.instruction_size, 15)))
             let text = unsafe bytes.map { byte in
                 let digits = String(byte, radix: 16)
                 return digits.count == 1 ? "0" + digits : digits

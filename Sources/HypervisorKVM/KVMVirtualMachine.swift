@@ -61,7 +61,8 @@
             try accepted(chost_kvm_set_identity_map(descriptor, Self.identityMap), "the identity map page")
             try accepted(chost_kvm_set_tss_address(descriptor, Self.taskState), "the pages for real mode")
             try accepted(
-                chost_kvm_enable(descriptor, UInt32(KVM_CAP_SPLIT_IRQCHIP), Self.lineCount), "local APICs in the kernel")
+                chost_kvm_enable(descriptor, UInt32(KVM_CAP_SPLIT_IRQCHIP), Self.lineCount), "local APICs in the kernel"
+            )
             // Where the kernel can: what CPUID does not offer is not there, and a failed emulation tells its bytes.
             _ = chost_kvm_enable(descriptor, UInt32(KVM_CAP_EXIT_ON_EMULATION_FAILURE), 1)
             for (slot, region) in memory.regions.enumerated() {
@@ -73,6 +74,9 @@
             }
             guard chost_kvm_install_signal() == 0 else { throw .refused(what: "a signal handler", errno: errno) }
         }
+
+        /// Refuses a model that this host's KVM cannot keep the contract of.
+        func check(_ model: CPUModel) throws(KVMError) { try model.check(against: supported) }
 
         deinit {
             for processor in processors { processor.close() }
@@ -134,7 +138,9 @@
         public func guestTimeStops() {
             var nanoseconds: UInt64 = 0
             // SAFETY: `nanoseconds` outlives the call.
-            guard unsafe chost_kvm_get_clock(descriptor, &nanoseconds) == 0, let first = processors.first else { return }
+            guard unsafe chost_kvm_get_clock(descriptor, &nanoseconds) == 0, let first = processors.first else {
+                return
+            }
             clock.set(nanoseconds: nanoseconds, timeStampCounter: first.timeStampCounter)
         }
 
@@ -165,7 +171,9 @@
         }
 
         public func setExternalLine(_ asserted: Bool) {
-            guard externalLine.exchange(asserted, ordering: .acquiringAndReleasing) != asserted, asserted else { return }
+            guard externalLine.exchange(asserted, ordering: .acquiringAndReleasing) != asserted, asserted else {
+                return
+            }
             processors.first?.requestExit()
         }
 

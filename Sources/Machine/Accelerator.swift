@@ -19,15 +19,8 @@ public enum Accelerator: String, CaseIterable, Sendable {
     /// The CPU of smolvmm's own.
     case software
 
-    /// What `auto` means on this host; itself for the others.
-    public var resolved: Accelerator {
-        guard self == .auto else { return self }
-        #if os(Linux)
-            return KVMProbe.run().isUsable ? .kvm : .software
-        #else
-            return .software
-        #endif
-    }
+    /// Finds out what `auto` means on this host. Takes some milliseconds where there is a KVM.
+    public static func measured() -> Accelerator { examineKVM().isUsable ? .kvm : .software }
 
     /// What this host's KVM is found to be: whether it is of use, why, and what the user can do when it is not.
     public static func examineKVM() -> (isUsable: Bool, finding: String, advice: String?) {
@@ -40,7 +33,7 @@ public enum Accelerator: String, CaseIterable, Sendable {
                     false, "emulates the guest's kernel (\(speed) million instructions a second), too slow for Linux",
                     "this host is a virtual machine without nested virtualisation: the software CPU is faster here"
                 )
-            case .incapable(let reason): return (false, "is there, and fails: \(reason)", "use --accel software")
+            case .incapable(let reason): return (false, "is there, and fails", reason)
             case .unavailable(let error): return (false, "cannot be used", error.description)
             }
         #else
@@ -48,17 +41,16 @@ public enum Accelerator: String, CaseIterable, Sendable {
         #endif
     }
 
-    /// Makes a virtual machine of this backend, which is not `auto`.
+    /// Makes a virtual machine of this backend.
     func makeVirtualMachine(
-        memory: GuestMemory, bus: Bus, clock: GuestClock, processors: Int, access: any DeviceAccess
+        memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int, access: any DeviceAccess
     ) throws -> any VirtualMachine {
         #if os(Linux)
-            if self == .kvm {
+            if self == .kvm || self == .auto && Self.measured() == .kvm {
                 return try KVMVirtualMachine(
-                    memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: processors, access: access)
+                    memory: memory, bus: bus, clock: clock, model: model, processors: processors, access: access)
             }
         #endif
-        return SoftwareVirtualMachine(
-            memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: processors)
+        return SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock, model: model, processors: processors)
     }
 }

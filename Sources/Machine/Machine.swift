@@ -34,6 +34,8 @@ public final class Machine {
     let platform: Platform
     let virtio: MachineVirtio
     let virtualMachine: any VirtualMachine
+    /// Nil where processors notify devices themselves.
+    let notifications: QueueNotifications?
     /// The device lock, and the processors' threads where the backend has them run concurrently.
     let threads = ProcessorThreads()
     var processors: [Processor] = []
@@ -75,7 +77,7 @@ public final class Machine {
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
         scratchFolder: String, trigger: FreezeTrigger?, accelerator: Accelerator
     ) throws(MachineError) {
-        try CPUModel.check(configuration.cpuModel)
+        let model = try CPUModelName.model(configuration.cpuModel)
         control = try MachineControl()
         console = try ConsoleChannel(machineWake: control.wake)
         self.configuration = configuration
@@ -90,12 +92,13 @@ public final class Machine {
         let virtioCount = try MachineVirtio.count(configuration)
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
-            virtualMachine = try accelerator.resolved.makeVirtualMachine(
-                memory: memory, bus: bus, clock: clock, processors: configuration.cpus, access: threads)
+            virtualMachine = try accelerator.makeVirtualMachine(
+                memory: memory, bus: bus, clock: clock, model: model, processors: configuration.cpus, access: threads)
             platform = try Platform(
                 processors: configuration.cpus, bus: bus, clock: clock, memory: memory,
                 devices: VirtioDefinition.devices(virtioCount), backend: virtualMachine.interrupts)
             virtio = try MachineVirtio(configuration, images: disks, platform: platform, bus: bus, memory: memory)
+            notifications = QueueNotifications(virtio.slots, of: virtualMachine)
             for index in 0..<configuration.cpus {
                 let interrupts: any LocalInterruptController =
                     platform.localAPICs.indices.contains(index) ? platform.localAPICs[index] : NoInterrupts()

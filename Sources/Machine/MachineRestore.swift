@@ -21,7 +21,7 @@ extension Machine {
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
-        try CPUModel.check(configuration.cpuModel)
+        _ = try CPUModelName.model(configuration.cpuModel)
         let (kernel, initramfs) = try loading { () throws(BundleError) in
             (try bundle.kernel(), try bundle.initramfs())
         }

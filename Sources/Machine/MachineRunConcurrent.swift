@@ -44,13 +44,14 @@ extension Machine {
             if let failure = startTime() { return failure }
             threads.release()
             if inputWaits { feedInput() }
+            notifications?.take()
             virtio.poll()
             let now = clock.now
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
             flushConsole()
             guard !events.hasRequests, !virtio.hasWork, threads.firstEnd == nil else { continue }
             statistics.waits += 1
-            waitUnlocked(MachineWait(deadline: platform.nextDeadline, descriptors: virtio.descriptors))
+            waitUnlocked(MachineWait(deadline: platform.nextDeadline, descriptors: waitedDescriptors))
         }
     }
 
@@ -82,11 +83,15 @@ extension Machine {
         let isAsked = events.hasRequests
         guard let wait = waiting else { return isAsked }
         if isAsked || !events.output.isEmpty || virtio.hasWork || isEarlier(platform.nextDeadline, wait.deadline)
-            || virtio.descriptors != wait.descriptors
+            || waitedDescriptors != wait.descriptors
         {
             wakeMachine()
         }
         return isAsked
+    }
+
+    private var waitedDescriptors: [Int32] {
+        notifications.map { virtio.descriptors + [$0.descriptor] } ?? virtio.descriptors
     }
 
     private func isEarlier(_ new: UInt64?, _ old: UInt64?) -> Bool {
@@ -121,6 +126,7 @@ extension Machine {
     func stopTime() {
         guard timeRuns else { return }
         if virtualMachine.runsConcurrently { threads.hold() }
+        notifications?.take()
         virtualMachine.guestTimeStops()
         clock.pause()
         timeRuns = false

@@ -9,14 +9,17 @@ struct GuestClockTests {
     private func paused(at nanoseconds: UInt64, wallClock: UInt64) throws -> GuestClock {
         let clock = GuestClock()
         clock.pause()
-        try clock.restoreState(GuestClock.State(nanoseconds: nanoseconds, wallClock: wallClock, timeStampCounter: nanoseconds))
+        try clock.restoreState(
+            GuestClock.State(nanoseconds: nanoseconds, wallClock: wallClock, timeStampCounter: nanoseconds))
         return clock
     }
 
     @Test func `save, restore elsewhere, equal`() throws {
         let clock = try paused(at: 5_000_000_000, wallClock: 1_800_000_000_000_000_000)
         let state = clock.saveState()
-        #expect(state == GuestClock.State(
+        #expect(
+            state
+                == GuestClock.State(
                     nanoseconds: 5_000_000_000, wallClock: 1_800_000_000_000_000_000,
                     timeStampCounter: 5_000_000_000))
         let other = GuestClock()
@@ -58,7 +61,8 @@ struct GuestClockTests {
     func `a hostile state is refused and changes nothing`(nanoseconds: UInt64, wallClock: UInt64) throws {
         let clock = try paused(at: 100, wallClock: 1000)
         #expect(throws: SnapshotError.self) {
-            try clock.restoreState(GuestClock.State(nanoseconds: nanoseconds, wallClock: wallClock, timeStampCounter: nanoseconds))
+            try clock.restoreState(
+                GuestClock.State(nanoseconds: nanoseconds, wallClock: wallClock, timeStampCounter: nanoseconds))
         }
         #expect(clock.saveState() == GuestClock.State(nanoseconds: 100, wallClock: 1000, timeStampCounter: 100))
     }

@@ -33,7 +33,9 @@ extension LocalAPICLayer {
         try check("lvtTimer", state.lvtTimer, within: LocalAPIC.LocalVector.timerWritable)
         try check("lvtThermal", state.lvtThermal, within: LocalAPIC.LocalVector.eventWritable)
         try check("lvtPerformance", state.lvtPerformance, within: LocalAPIC.LocalVector.eventWritable)
-        try check("lvtInterrupt0", state.lvtInterrupt0, within: LocalAPIC.LocalVector.pinWritable | LocalAPIC.LocalVector.remoteRequest)
+        try check(
+            "lvtInterrupt0", state.lvtInterrupt0,
+            within: LocalAPIC.LocalVector.pinWritable | LocalAPIC.LocalVector.remoteRequest)
         try check("lvtInterrupt1", state.lvtInterrupt1, within: LocalAPIC.LocalVector.pinWritable)
         try check("lvtError", state.lvtError, within: LocalAPIC.LocalVector.errorWritable)
         try check("divideConfiguration", state.divideConfiguration, within: LocalAPICTimer.divideWritable)

@@ -89,7 +89,8 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
+            "The CPU model, a fixed set of features: \(CPUModelName.known.joined(separator: ", ")).", valueName: "model"
+        ))
     var cpu = "x86-64-v2"
 
     @OptionGroup var acceleration: AccelerationArguments
@@ -115,8 +116,8 @@ struct BootCommand: ParsableCommand {
             throw ValidationError("--memory is \(memory): it must be whole MiB, from 1M to 1T")
         }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus is \(cpus): it must be 1 to 64") }
-        guard CPUModel.known.contains(cpu) else {
-            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModel.known.joined(separator: ", "))")
+        guard CPUModelName.known.contains(cpu) else {
+            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModelName.known.joined(separator: ", "))")
         }
         guard fullCommandLine.utf8.count < 2048, !cmdline.utf8.contains(0) else {
             throw ValidationError(
@@ -168,7 +169,7 @@ struct BootCommand: ParsableCommand {
             }
         let machine = try Machine.boot(
             configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
-            scratchFolder: HostFile.scratchFolder, trigger: trigger, accelerator: acceleration.accel)
+            scratchFolder: HostFile.scratchFolder, trigger: trigger, accelerator: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             awaitedText: snapshotWhen)

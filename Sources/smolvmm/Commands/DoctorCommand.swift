@@ -38,7 +38,8 @@ struct DoctorCommand: ParsableCommand {
         var text: String {
             let mark = isGood ? "ok" : "--"
             let padded = subject + String(repeating: " ", count: max(1, 14 - subject.utf8.count))
-            return "\(mark)  \(padded)\(result)\n" + (advice.map { "    \(String(repeating: " ", count: 14))\($0)\n" } ?? "")
+            return "\(mark)  \(padded)\(result)\n"
+                + (advice.map { "    \(String(repeating: " ", count: 14))\($0)\n" } ?? "")
         }
     }
 
@@ -55,7 +56,8 @@ struct DoctorCommand: ParsableCommand {
             let descriptor = chost_userfaultfd()
             guard descriptor < 0 else {
                 close(descriptor)
-                return Finding(subject: "userfaultfd", isGood: true, result: "memory can be filled as it is used", advice: nil)
+                return Finding(
+                    subject: "userfaultfd", isGood: true, result: "memory can be filled as it is used", advice: nil)
             }
             let advice =
                 errno == EPERM
@@ -74,10 +76,7 @@ struct DoctorCommand: ParsableCommand {
                 advice: machines >= 8 ? nil : "sysctl fs.aio-max-nr=1048576; without, disks do one request at a time")
         }
 
-        private static func number(in path: String) -> Int? {
-            guard let bytes = try? HostFile.read(path, purpose: "setting", limit: 1 << 10) else { return nil }
-            return Int(String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self))
-        }
+        private static func number(in path: String) -> Int? { readSmall(path).flatMap(Int.init) }
     #endif
 
     private static func files() -> Finding {

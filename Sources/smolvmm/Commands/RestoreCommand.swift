@@ -45,7 +45,7 @@ struct RestoreCommand: ParsableCommand {
         defer { server.remove() }
         let machine = try Machine.restore(
             bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
-            accelerator: acceleration.accel)
+            accelerator: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
         let status = try attachment.run(machine)
