@@ -5,6 +5,7 @@ public import Bundle
 internal import Devices
 internal import GuestMemory
 internal import Hypervisor
+public import HypervisorSoftware
 internal import Snapshot
 internal import X86
 
@@ -14,7 +15,8 @@ extension Machine {
     ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String,
+        engine: SoftwareEngine = .standard
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
@@ -25,7 +27,7 @@ extension Machine {
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: nil)
+            trigger: nil, engine: engine)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)
