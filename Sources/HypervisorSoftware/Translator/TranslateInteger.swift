@@ -16,7 +16,10 @@ extension BlockTranslator {
         case .lea: loadAddress(i)
         default:
             if i.isMemory {
-                let memory = access(i, size: accessSize(operation, i), memoryUse(operation))
+                // CMPXCHG16B is the one that wants alignment.
+                let memory = access(
+                    i, size: accessSize(operation, i), memoryUse(operation),
+                    aligned: operation == .cmpxchg8b && i.operandSize == 8)
                 if needsFlags { restoreFlags() }
                 memoryForm(operation, i, memory)
             } else {
@@ -147,11 +150,15 @@ extension BlockTranslator {
             let host = begin(i.rm, .first)
             registerIntoRM(operation, i, .number(host), i.needsRegister ? begin(i.reg, .second) : 0)
             end(i.rm, .first)
-        case .bt: registerIntoRM(operation, i, source(i.rm), i.needsRegister ? begin(i.reg, .second) : 0)
+        case .bt:
+            // Not in the context: a bit offset reaches beyond a memory operand.
+            let host = begin(i.rm, .first)
+            registerIntoRM(operation, i, .number(host), i.needsRegister ? begin(i.reg, .second) : 0)
         case .setcc:
             let host = begin(i.rm, .first)
             code.instruction(
-                wide: false, .map0F, 0x90 | i.reg & 15, reg: 0, rm: .number(host), isByte: !isHigh)
+                wide: false, .map0F, 0x90 | i.reg & 15, reg: 0, rm: .number(host),
+                isByte: i.rm & RegisterIndex.highByte == 0)
             end(i.rm, .first)
         case .bswap:
             let host = begin(i.rm, .first)
@@ -357,7 +364,7 @@ extension BlockTranslator {
             memory.scale = i.scale
             code.instruction(wide: i.operandSize == 8, 0x8d, reg: host, rm: .memory(memory))
         } else {
-            makeAddress(i, .first, linear: false)
+            makeOffset(i, .first, displacement: i.displacement, spare: .second)
             let host = begin(i.reg, .second, reads: false)
             code.instruction(wide: i.operandSize == 8, 0x8b, reg: host, rm: .register(.first))
             end(i.reg, .second)

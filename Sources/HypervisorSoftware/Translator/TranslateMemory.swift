@@ -8,9 +8,19 @@ extension BlockTranslator {
         case write
     }
 
-    /// Computes the offset or linear address of the operand of `i`, moved by `distance`, in `target` alone.
-    mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister, distance: Int32 = 0, linear: Bool = true) {
-        let displacement = i.displacement &+ distance
+    /// Computes the linear address of the operand of `i`, moved by `distance`, in `target` alone. May change the host's
+    /// flags.
+    mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister, distance: Int32 = 0) {
+        makeOffset(i, target, displacement: i.displacement &+ distance, spare: nil)
+        if let segment = segmentPlace(i) {
+            code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(segment))
+        }
+    }
+
+    /// Computes the offset of the operand of `i` in `target`. With a register to spare the host's flags stay.
+    mutating func makeOffset(
+        _ i: DecodedInstruction, _ target: HostRegister, displacement: Int32, spare: HostRegister?
+    ) {
         let base = home(i.base)
         let index = home(i.index)
         switch (base, index) {
@@ -26,16 +36,18 @@ extension BlockTranslator {
         case (.slot(let basePlace), .slot(let place)):
             code.load(target, .context(place))
             code.address(target, HostMemory(nil, index: target, scale: i.scale, displacement))
-            code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(basePlace))
+            if let spare {
+                code.load(spare, .context(basePlace))
+                code.address(target, HostMemory(spare, index: target))
+            } else {
+                code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(basePlace))
+            }
         case (nil, .slot(let place)):
             code.load(target, .context(place))
             code.address(target, HostMemory(nil, index: target, scale: i.scale, displacement))
         case (nil, nil): code.moveImmediate(target, UInt64(bitPattern: Int64(displacement)))
         default:
             code.address(target, HostMemory(base?.register, index: index?.register, scale: i.scale, displacement))
-        }
-        if linear, let segment = segmentPlace(i) {
-            code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(segment))
         }
     }
 

@@ -36,7 +36,9 @@ enum TranslationPlan: UInt8 {
     private static func integer(_ i: DecodedInstruction) -> TranslationPlan {
         guard let operation = Operation(rawValue: i.operation) else { return .leave }
         guard isPlainAddress(i) else { return .helper }
-        if (i.reg | i.rm) & RegisterIndex.highByte != 0, !canEncodeHighByte(operation, i) { return .helper }
+        // SETcc has its condition in place of a register.
+        let registers = operation == .setcc ? i.rm : i.reg | i.rm
+        if registers & RegisterIndex.highByte != 0, !canEncodeHighByte(operation, i) { return .helper }
         let size = i.operandSize
         switch operation {
         case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp, .test, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar,
