@@ -131,14 +131,6 @@ FIO_CASES = {
 }
 
 
-def frequency():
-    """Of the host's time stamp counter, in kHz, as QEMU's microvm needs to be told."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("cpu MHz"):
-            return int(float(line.split(":")[1]) * 1000)
-    raise Failure("/proc/cpuinfo has no cpu MHz")
-
-
 def measure_guest(setup):
     """fio in a guest on a 1 GiB qcow2 image, beside QEMU's microvm under TCG with virtio-mmio, in turn"""
     initramfs = require_file(CACHE / "initramfs-disk.cpio", "guest/build-initramfs --modules")
@@ -154,12 +146,9 @@ def measure_guest(setup):
                 "--disk", image, "--disk", f"{tools},readonly", "--cmdline", "quiet smolvmm.run=shell"])
 
         def theirs():
-            command = qemu(setup.kernel, initramfs, f"quiet smolvmm.run=shell tsc_early_khz={frequency()} tsc=reliable")
-            command[command.index("microvm,acpi=off")] = "microvm,acpi=on"
-            return Process([
-                *command, "-drive", f"if=none,id=a,file={image},format=qcow2,cache=none,aio=native,discard=unmap",
-                "-device", "virtio-blk-device,drive=a",
-                "-drive", f"if=none,id=b,file={tools},format=raw,readonly=on", "-device", "virtio-blk-device,drive=b"])
+            return Process(qemu(setup.kernel, initramfs, "quiet smolvmm.run=shell", drives=[
+                f"file={image},format=qcow2,cache=none,aio=native,discard=unmap",
+                f"file={tools},format=raw,readonly=on"]))
 
         values = {case: ([], []) for case in FIO_CASES}
         for _ in range(max(1, setup.runs // 2)):
