@@ -92,7 +92,9 @@ struct BlockTranslator: ~Copyable {
                 open = false
             case .flow: open = translateFlow(i)
             }
-            for place in misses { asides.append(Branch(place: place, slot: slot, aside: .interpret(resume: code.position))) }
+            for place in misses {
+                asides.append(Branch(place: place, slot: slot, aside: .interpret(resume: code.position)))
+            }
         }
         if open {
             let end = instruction(firstSlot + UInt32(total))

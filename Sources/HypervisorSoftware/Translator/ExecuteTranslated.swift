@@ -27,7 +27,9 @@ extension Core {
             // SAFETY: only distances between fields of one structure are taken.
             unsafe withUnsafeMutablePointer(to: &self) { core in
                 let start = UnsafeRawPointer(core)
-                let general = unsafe withUnsafePointer(to: &core.pointee.general) { unsafe UnsafeRawPointer($0) - start }
+                let general = unsafe withUnsafePointer(to: &core.pointee.general) {
+                    unsafe UnsafeRawPointer($0) - start
+                }
                 let xmm = unsafe withUnsafePointer(to: &core.pointee.xmm) { unsafe UnsafeRawPointer($0) - start }
                 let mxcsr = unsafe withUnsafePointer(to: &core.pointee.mxcsr) { unsafe UnsafeRawPointer($0) - start }
                 return SharedRoutines.CoreOffsets(general: general, xmm: xmm, mxcsr: mxcsr)

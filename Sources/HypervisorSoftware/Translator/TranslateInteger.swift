@@ -198,7 +198,8 @@ extension BlockTranslator {
         if i.shape == Form.rmReg.rawValue || toReg {
             let from = toReg ? i.rm : i.reg
             switch (size, GuestHome.of(destination)) {
-            case (8, .slot(let place)): code.store(HostRegister(rawValue: begin(from, .first)) ?? .first, .context(place))
+            case (8, .slot(let place)):
+                code.store(HostRegister(rawValue: begin(from, .first)) ?? .first, .context(place))
             default:
                 let host = begin(destination, .second, reads: size < 4)
                 sized(0x8a, size, reg: host, rm: source(from), isHigh: isHigh)
@@ -270,7 +271,9 @@ extension BlockTranslator {
 
     // MARK: Both
 
-    private mutating func shift(_ operation: Operation, _ i: DecodedInstruction, _ rm: HostOperand, isHigh: Bool = false) {
+    private mutating func shift(
+        _ operation: Operation, _ i: DecodedInstruction, _ rm: HostOperand, isHigh: Bool = false
+    ) {
         let number = UInt8(truncatingIfNeeded: operation.rawValue - Operation.rol.rawValue)
         switch Form(rawValue: i.shape) {
         case .rmOne: sized(0xd0, i.operandSize, reg: number, rm: rm, isHigh: isHigh)
@@ -293,7 +296,9 @@ extension BlockTranslator {
     }
 
     /// Instructions that change r/m with the help of a register or an immediate.
-    private mutating func registerIntoRM(_ operation: Operation, _ i: DecodedInstruction, _ rm: HostOperand, _ reg: UInt8) {
+    private mutating func registerIntoRM(
+        _ operation: Operation, _ i: DecodedInstruction, _ rm: HostOperand, _ reg: UInt8
+    ) {
         let size = i.operandSize
         let bits: [Operation] = [.bt, .bts, .btr, .btc]
         if let number = bits.firstIndex(of: operation) {
@@ -327,11 +332,13 @@ extension BlockTranslator {
         switch operation {
         case .movzx8:
             code.instruction(
-                prefix: size == 2 ? 0x66 : 0, wide: size == 8, .map0F, 0xb6, reg: host, rm: rm, isByte: isByteRegister(rm, isHigh))
+                prefix: size == 2 ? 0x66 : 0, wide: size == 8, .map0F, 0xb6, reg: host, rm: rm,
+                isByte: isByteRegister(rm, isHigh))
         case .movzx16: wordSized(0xb7, size, .map0F, reg: host, rm: rm)
         case .movsx8:
             code.instruction(
-                prefix: size == 2 ? 0x66 : 0, wide: size == 8, .map0F, 0xbe, reg: host, rm: rm, isByte: isByteRegister(rm, isHigh))
+                prefix: size == 2 ? 0x66 : 0, wide: size == 8, .map0F, 0xbe, reg: host, rm: rm,
+                isByte: isByteRegister(rm, isHigh))
         case .movsx16: wordSized(0xbf, size, .map0F, reg: host, rm: rm)
         case .movsxd: wordSized(0x63, size, .primary, reg: host, rm: rm)
         case .cmov: wordSized(0x40 | UInt8(truncatingIfNeeded: i.immediate & 15), size, .map0F, reg: host, rm: rm)

@@ -121,7 +121,9 @@ extension BlockTranslator {
     /// that alignment wants to be 0.
     private mutating func compareTag(_ use: MemoryUse, size: Int32, aligned: Bool) {
         code.arithmetic(4, wide: true, .register(.first), aligned ? -4096 | (size - 1) : -4096)
-        let tag = use == .read ? tlbEntry(TranslationBuffer.Entry.readTagOffset) : tlbEntry(TranslationBuffer.Entry.writeTagOffset)
+        let tag =
+            use == .read
+            ? tlbEntry(TranslationBuffer.Entry.readTagOffset) : tlbEntry(TranslationBuffer.Entry.writeTagOffset)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(tag))
         interpretAside(code.jump(if: HostCondition.notEqual))
         flagsInHost = false

@@ -36,7 +36,8 @@ extension BlockTranslator {
         case .none, .mm: reg = UInt8(bitPattern: max(encoding.form.group, 0))
         }
         code.instruction(
-            prefix: encoding.prefix, wide: i.operandSize == 8, encoding.form.map, encoding.form.opcode, reg: reg, rm: rm)
+            prefix: encoding.prefix, wide: i.operandSize == 8, encoding.form.map, encoding.form.opcode, reg: reg, rm: rm
+        )
         if layout.hasImmediate { code.byte(UInt8(truncatingIfNeeded: i.immediate)) }
         if layout.reg == .general32 || layout.reg == .general64, !layout.storesToRM { end(i.reg, .first) }
     }

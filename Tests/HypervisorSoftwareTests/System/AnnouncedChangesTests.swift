@@ -39,7 +39,9 @@ struct AnnouncedChangesTests {
     ]
 
     @Test(arguments: programs, SoftwareEngine.allCases)
-    func `a change through a translation that was writable before the freeze is announced`(code: [UInt8], engine: SoftwareEngine) throws {
+    func `a change through a translation that was writable before the freeze is announced`(
+        code: [UInt8], engine: SoftwareEngine
+    ) throws {
         let machine = try SupervisorMachine(engine)
         try machine.write(code + [0xf4])
         func run() {

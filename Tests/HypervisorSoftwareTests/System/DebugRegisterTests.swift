@@ -26,7 +26,8 @@ struct DebugRegisterTests {
     @Test(arguments: 0..<4, SoftwareEngine.allCases)
     func `an instruction breakpoint faults before the instruction`(number: Int, engine: SoftwareEngine) throws {
         // INC ECX at the breakpoint.
-        let machine = try machine(engine, [0xff, 0xc1], dr7: 1 << UInt64(number * 2), address: code + 5, number: number)
+        let machine = try machine(
+            engine, [0xff, 0xc1], dr7: 1 << UInt64(number * 2), address: code + 5, number: number)
         #expect(machine.runToHalt() == Caught(vector: 1, rip: code + 5))
         #expect(machine.core.debug[4] & 0xf == 1 << UInt64(number))
         #expect(machine.core.general[1] == 0)

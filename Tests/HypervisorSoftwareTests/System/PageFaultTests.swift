@@ -158,7 +158,8 @@ struct PageFaultTests {
     }
 
     @Test(arguments: SoftwareEngine.allCases)
-    func `an instruction that crosses into a page that is not there faults at that page`(engine: SoftwareEngine) throws {
+    func `an instruction that crosses into a page that is not there faults at that page`(engine: SoftwareEngine) throws
+    {
         let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present)
         try machine.map(1, to: 1, 0)

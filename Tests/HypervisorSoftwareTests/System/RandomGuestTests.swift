@@ -33,7 +33,9 @@ struct RandomGuestTests {
     }
 
     @Test(arguments: SoftwareEngine.allCases)
-    func `a random guest cannot stop the processor from coming back with a state that restores`(engine: SoftwareEngine) throws {
+    func `a random guest cannot stop the processor from coming back with a state that restores`(engine: SoftwareEngine)
+        throws
+    {
         let seconds = Self.setting("SMOLVMM_FUZZ_SECONDS")
         let first = Self.setting("SMOLVMM_FUZZ_SEED") ?? 1
         let end = GuestClock.hostMonotonic() + (seconds ?? 0) * 1_000_000_000

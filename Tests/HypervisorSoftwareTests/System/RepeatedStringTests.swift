@@ -9,8 +9,11 @@ import Testing
 struct RepeatedStringTests {
     private let bits = SupervisorMachine.present | SupervisorMachine.writable
 
-    @Test(arguments: [[0xf3, 0xaa], [0xf3, 0xa6], [0xf3, 0xac], [0xf2, 0xae]] as [[UInt8]], SoftwareEngine.allCases)
-    func `a count of 2^63 comes back after a slice with the registers advanced`(code: [UInt8], engine: SoftwareEngine) throws {
+    @Test(
+        arguments: [[0xf3, 0xaa], [0xf3, 0xa6], [0xf3, 0xac], [0xf2, 0xae]] as [[UInt8]], SoftwareEngine.allCases)
+    func `a count of 2^63 comes back after a slice with the registers advanced`(code: [UInt8], engine: SoftwareEngine)
+        throws
+    {
         let machine = try SupervisorMachine(engine)
         // The address wraps within 64 KiB of 32-bit addresses that are all mapped to one frame: it never faults.
         for page in 0..<512 { try machine.map(page, to: 0, bits) }
@@ -52,8 +55,12 @@ struct RepeatedStringTests {
         #expect(try offsets.allSatisfy { try machine.get($0 + count) == machine.get($0) })
     }
 
-    @Test(arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5], [0xf3, 0xaa], [0xf3, 0x66, 0xab]] as [[UInt8]], SoftwareEngine.allCases)
-    func `a page fault in the middle leaves the registers at the faulting element`(code: [UInt8], engine: SoftwareEngine) throws {
+    @Test(
+        arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5], [0xf3, 0xaa], [0xf3, 0x66, 0xab]] as [[UInt8]],
+        SoftwareEngine.allCases)
+    func `a page fault in the middle leaves the registers at the faulting element`(
+        code: [UInt8], engine: SoftwareEngine
+    ) throws {
         let machine = try SupervisorMachine(engine)
         let size: UInt64 = code == [0xf3, 0x48, 0xa5] ? 8 : code.count == 3 ? 2 : 1
         try machine.map(0, to: 0, bits)
