@@ -2,6 +2,7 @@
 // A machine out of a bundle. Every value in it is hostile until its layer has validated it.
 
 public import Bundle
+internal import Boot
 internal import Devices
 internal import GuestMemory
 internal import Hypervisor
@@ -31,6 +32,7 @@ extension Machine {
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)
+        do throws(BootError) { try BootImage.loadROM(into: machine.memory) } catch { throw .boot("\(error)") }
         try loading { () throws(BundleError) in try bundle.restoreMemory(into: machine.memory) }
         try machine.enterNewGeneration()
         return machine
