@@ -162,7 +162,7 @@ def disks_across_backends(bench):
         await '/ # '
         type 'mkdir -p /mnt /tools; mount -t ext4 -o ro /dev/vdb /tools; fsck() {{ /tools/run e2fsck "$@"; }}'
         type '/tools/run mke2fs -F -q -t ext4 /dev/vda && mount -t ext4 /dev/vda /mnt && echo made'
-        await '^made'
+        await made
         type '{write}; echo end1:$?'
         await 'wrote 5'
         smolvmm snapshot d -o bundle || fail snapshot

@@ -99,6 +99,10 @@ struct Core: ~Copyable {
     var pendingEvent: PendingEvent?
     /// Set when the guest asks for something that this processor does not have; execution stops.
     var failure: String?
+    /// What an instruction threw that the interpreter ran for translated code.
+    var pendingFault: Fault?
+    /// When the keys in the jump table were begun.
+    var jumpTableEpoch: UInt32 = 0
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0
@@ -123,6 +127,9 @@ struct Core: ~Copyable {
         blocks = BlockCache(code)
         code.add(translations)
         general[Int(RegisterIndex.fourGiB)] = 1 << 32
+        #if arch(x86_64) && os(Linux)
+            prepareTranslator()
+        #endif
     }
 
     deinit {

@@ -4,7 +4,7 @@
 internal import Bus
 internal import GuestMemory
 internal import Hypervisor
-internal import HypervisorSoftware
+public import HypervisorSoftware
 internal import X86
 
 #if os(Linux)
@@ -41,16 +41,30 @@ public enum Accelerator: String, CaseIterable, Sendable {
         #endif
     }
 
+}
+
+/// What runs a machine's processors: a choice for this host, which is in no bundle.
+public struct BackendOptions: Equatable, Sendable {
+    public var accelerator: Accelerator
+    /// How the software CPU runs the guest, when it does.
+    public var engine: SoftwareEngine
+
+    public init(accelerator: Accelerator = .auto, engine: SoftwareEngine = .standard) {
+        self.accelerator = accelerator
+        self.engine = engine
+    }
+
     /// Makes a virtual machine of this backend.
     func makeVirtualMachine(
         memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int, access: any DeviceAccess
     ) throws -> any VirtualMachine {
         #if os(Linux)
-            if self == .kvm || self == .auto && Self.measured() == .kvm {
+            if accelerator == .kvm || accelerator == .auto && Accelerator.measured() == .kvm {
                 return try KVMVirtualMachine(
                     memory: memory, bus: bus, clock: clock, model: model, processors: processors, access: access)
             }
         #endif
-        return SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock, model: model, processors: processors)
+        return SoftwareVirtualMachine(
+            memory: memory, bus: bus, clock: clock, model: model, processors: processors, engine: engine)
     }
 }

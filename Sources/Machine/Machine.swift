@@ -75,7 +75,7 @@ public final class Machine {
 
     init(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
-        scratchFolder: String, trigger: FreezeTrigger?, accelerator: Accelerator
+        scratchFolder: String, trigger: FreezeTrigger?, backend: BackendOptions
     ) throws(MachineError) {
         let model = try CPUModelName.model(configuration.cpuModel)
         control = try MachineControl()
@@ -92,7 +92,7 @@ public final class Machine {
         let virtioCount = try MachineVirtio.count(configuration)
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
-            virtualMachine = try accelerator.makeVirtualMachine(
+            virtualMachine = try backend.makeVirtualMachine(
                 memory: memory, bus: bus, clock: clock, model: model, processors: configuration.cpus, access: threads)
             platform = try Platform(
                 processors: configuration.cpus, bus: bus, clock: clock, memory: memory,
@@ -120,14 +120,14 @@ public final class Machine {
     ///   - disks: one for each of the configuration's, open; the machine closes them.
     ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
-    ///   - accelerator: what runs the processors.
+    ///   - backend: what runs the processors.
     public static func boot(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
-        scratchFolder: String, trigger: FreezeTrigger? = nil, accelerator: Accelerator = .auto
+        scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: trigger, accelerator: accelerator)
+            trigger: trigger, backend: backend)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine

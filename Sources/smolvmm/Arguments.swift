@@ -2,6 +2,7 @@
 // What the command line's values may be.
 
 public import ArgumentParser
+public import HypervisorSoftware
 public import Machine
 
 /// The name of a running machine: also the name of a file, so it is limited to what is safe there.
@@ -46,7 +47,9 @@ extension Accelerator: ExpressibleByArgument {}
 /// What `boot` and `restore` have in common about processors.
 struct AccelerationArguments: ParsableArguments {
     /// What was asked for; for `auto`, what this host was found to be good for since it was started.
-    var chosen: Accelerator {
+    var chosen: BackendOptions { BackendOptions(accelerator: accelerator, engine: cpuEngine) }
+
+    private var accelerator: Accelerator {
         guard accel == .auto else { return accel }
         guard let folder = try? RuntimeFolder.own() else { return Accelerator.measured() }
         if let known = folder.knownAccelerator { return known }
@@ -64,9 +67,14 @@ struct AccelerationArguments: ParsableArguments {
                 """,
             valueName: "name"))
     var accel = Accelerator.auto
+
+    @Option(help: ArgumentHelp("How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    var cpuEngine = SoftwareEngine.standard
 }
 
 extension MachineConsole: ExpressibleByArgument {}
+
+extension SoftwareEngine: ExpressibleByArgument {}
 
 extension ClockReset: ExpressibleByArgument {
     public init?(argument: String) {

@@ -4,6 +4,7 @@
 import ArgumentParser
 import Bundle
 import DiskImage
+import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -169,7 +170,7 @@ struct BootCommand: ParsableCommand {
             }
         let machine = try Machine.boot(
             configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
-            scratchFolder: HostFile.scratchFolder, trigger: trigger, accelerator: acceleration.chosen)
+            scratchFolder: HostFile.scratchFolder, trigger: trigger, backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             awaitedText: snapshotWhen)

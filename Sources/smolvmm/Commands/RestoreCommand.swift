@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Bundle
+import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -45,7 +46,7 @@ struct RestoreCommand: ParsableCommand {
         defer { server.remove() }
         let machine = try Machine.restore(
             bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
-            accelerator: acceleration.chosen)
+            backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
         let status = try attachment.run(machine)
