@@ -69,7 +69,8 @@ let package = Package(
         .testTarget(
             name: "HypervisorTests",
             dependencies: [
-                "CBareGuests", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+                "CBareGuests", "HypervisorSoftware", "HypervisorKVM", "Hypervisor", "X86", "Bus", "GuestMemory",
+                "Snapshot",
             ]),
         .testTarget(
             name: "HypervisorSoftwareTests",

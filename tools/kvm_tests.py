@@ -48,6 +48,7 @@ def host_tells_what_failed(bench):
 # file `out` and what is typed from `in`; `await` waits for a pattern on the console; `type` types a line.
 PRELUDE = r"""
 export XDG_RUNTIME_DIR=/run
+mkdir -p /var/tmp
 fail() { echo "FAILED: $*"; tail -n 12 out; cat err; exit 1; }
 machine() {
     rm -f in out; mkfifo in; : >out

@@ -45,8 +45,11 @@ public final class Machine {
     let scratchFolder: String
 
     /// For a reboot, and for the bundle.
-    let kernel: [UInt8]
-    let initramfs: [UInt8]
+    let bootFiles: BootFiles
+    #if os(Linux)
+        /// Memory that is still being read from a bundle, as it is used.
+        var lazyMemory: LazyMemory?
+    #endif
     /// The latest bundle that this machine was restored from or written to.
     var parent: BundleIdentifier?
     /// Applied right before the first instruction.
@@ -74,15 +77,14 @@ public final class Machine {
     public internal(set) var closingFailures: [String] = []
 
     init(
-        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
+        _ configuration: MachineConfiguration, bootFiles: BootFiles, disks: [DiskImage],
         scratchFolder: String, trigger: FreezeTrigger?, backend: BackendOptions
     ) throws(MachineError) {
         let model = try CPUModelName.model(configuration.cpuModel)
         control = try MachineControl()
         console = try ConsoleChannel(machineWake: control.wake)
         self.configuration = configuration
-        self.kernel = kernel
-        self.initramfs = initramfs
+        self.bootFiles = bootFiles
         self.trigger = trigger
         self.scratchFolder = scratchFolder
         clock = GuestClock()
@@ -126,8 +128,8 @@ public final class Machine {
         scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
-            configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: trigger, backend: backend)
+            configuration, bootFiles: .loaded(kernel: kernel, initramfs: initramfs), disks: disks,
+            scratchFolder: scratchFolder, trigger: trigger, backend: backend)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine
@@ -135,9 +137,10 @@ public final class Machine {
 
     /// Puts firmware, kernel, initramfs and command line into memory.
     func loadBootImage() throws(MachineError) {
+        let files = try bootFiles.read()
         do {
             var image = BootImage(
-                kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
+                kernel: files.kernel, initramfs: files.initramfs, commandLine: configuration.commandLine)
             try image.load(
                 into: memory, rsdp: ACPITables.rootPointer,
                 reserved: PlatformLayout.reserved.map { ReservedRange(start: $0.start, size: $0.size) })

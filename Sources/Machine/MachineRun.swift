@@ -13,12 +13,17 @@ extension Machine {
     public func run() -> MachineEnd {
         applyClockReset()
         control.setActivity(.running)
-        let end = virtualMachine.runsConcurrently ? loopConcurrently() : loop()
+        var end = virtualMachine.runsConcurrently ? loopConcurrently() : loop()
+        // Whatever a guest did whose memory was not whole, that is why.
+        if let memoryFailure { end = .failed(memoryFailure) }
         stopTime()
         flushConsole()
         // Somebody may still wait for a snapshot that is being written: the writer only reads memory, let it finish.
         finishFreeze()
         virtio.drain()
+        #if os(Linux)
+            lazyMemory?.stop()
+        #endif
         closingFailures = virtio.close()
         control.close()
         return end
@@ -156,6 +161,7 @@ extension Machine {
     func handleMail() -> MachineEnd? {
         inputWaits = true
         var isStopped = false
+        var lostMemory: String?
         for request in control.takeRequests() {
             switch request {
             case .stop:
@@ -172,10 +178,13 @@ extension Machine {
                 beginFreeze(order)
             case .adjust(let adjustment, let done):
                 done.deliver(adjust(adjustment))
+            case .memoryLost:
+                lostMemory = memoryFailure
             case .written(let result):
                 endFreeze(result)
             }
         }
+        if let lostMemory { return .failed(lostMemory) }
         return isStopped ? .stopped : nil
     }
 

@@ -29,7 +29,7 @@ struct CommandLineTests {
         #expect(command.memory.bytes == 256 << 20)
         #expect(command.cpus == 1)
         #expect(command.cpu == "x86-64-v2")
-        #expect(command.accel == .auto)
+        #expect(command.acceleration.accel == .auto)
         #expect(command.snapshotWhen == nil)
         #expect(command.fullCommandLine == "console=ttyS0 panic=-1")
     }
@@ -42,7 +42,7 @@ struct CommandLineTests {
         #expect(command.memory.bytes == 1 << 30)
         #expect(command.cpus == 2)
         #expect(command.fullCommandLine == "console=ttyS0 panic=-1 quiet x=1")
-        #expect(command.accel == .software)
+        #expect(command.acceleration.accel == .software)
         #expect(command.snapshotWhen == "READY")
         #expect(command.output == "f")
     }

@@ -4,7 +4,6 @@
 import ArgumentParser
 import Bundle
 import DiskImage
-import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)

@@ -53,7 +53,7 @@ struct DoctorCommand: ParsableCommand {
 
     #if os(Linux)
         private static func userfaultfd() -> Finding {
-            let descriptor = chost_userfaultfd()
+            let descriptor = chost_fault_open()
             guard descriptor < 0 else {
                 close(descriptor)
                 return Finding(

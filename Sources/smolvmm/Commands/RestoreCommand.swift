@@ -3,7 +3,6 @@
 
 import ArgumentParser
 import Bundle
-import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
