@@ -24,7 +24,7 @@ def native_results(bench, scale):
     folder = bench.file(f"native-{scale}")
     folder.mkdir()
     native = Native(program, folder, preparation(scale))
-    return {job: native.measure(job)[1] for job in jobs}
+    return {job: native.measure(job).checksum for job in jobs}
 
 
 @contextlib.contextmanager
