@@ -57,7 +57,7 @@ let package = Package(
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "Machine", "Bundle", "DiskImage",
+                "CHost", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
