@@ -9,6 +9,8 @@ smolvmm=.build/release/smolvmm
 initramfs=$cache/initramfs.cpio
 disk_initramfs=$cache/initramfs-disk.cpio
 tools_disk=$cache/tools-disk.img
+bench_program=$cache/smolbench
+bench_initramfs=$cache/initramfs-bench.cpio
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -92,6 +94,16 @@ prepare_machine() {
     build_smolvmm
     tools/fetch-kernel cloud
     build_initramfs
+}
+
+# What measures processors, in a guest and here.
+prepare_bench() {
+    if outdated "$bench_program" guest; then
+        guest/build-bench "$bench_program"
+    fi
+    if outdated "$bench_initramfs" guest "$bench_program"; then
+        guest/build-initramfs "$bench_initramfs" --program "$bench_program"
+    fi
 }
 
 # What tests and measurements of disks take besides.

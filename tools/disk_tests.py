@@ -9,11 +9,11 @@ import subprocess
 import time
 import zipfile
 
-from harness import CACHE, ROOT, Skip, require, run
+from harness import CACHE, ROOT, WORK_SECONDS, Shell, Skip, require, run
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
-WORK_SECONDS = 180
+DEBIAN_SECONDS = 400
 FAILED = 1
 PROMPT = rb"/ # "
 
@@ -22,30 +22,6 @@ WRITE_FILES = (
     "i=0; while [ $i -lt {count} ]; do i=$((i+1)); head -c 200000 /dev/urandom > /mnt/f$i; "
     "sha256sum /mnt/f$i >> /mnt/sums; sync; echo wrote $i; done")
 CHECK_FILES = "[ $(wc -l < /mnt/sums) = {count} ] && sha256sum -c -s /mnt/sums && umount /mnt && fsck -f -n /dev/vda"
-
-
-class Shell:
-    """A shell in a guest on a disk's machine."""
-
-    def __init__(self, machine, count=0):
-        self.machine = machine
-        self.count = count
-
-    def begin(self, command):
-        self.count += 1
-        self.machine.send(f"{command}; echo end{self.count}:$?")
-
-    def end(self, timeout=WORK_SECONDS):
-        """The status of the command that was begun last, and the console's text before its end."""
-        started = self.machine.position
-        match, _ = self.machine.expect(rf"end{self.count}:(\d+)\r*\n".encode(), timeout)
-        return int(match[1]), self.machine.output[started:match.start()].decode(errors="replace")
-
-    def run(self, command, status=0, timeout=WORK_SECONDS):
-        self.begin(command)
-        actual, text = self.end(timeout)
-        require(actual == status, f"in the guest, `{command}` ended with {actual} instead of {status}:\n{text[-1500:]}")
-        return text
 
 
 def tool(name):
@@ -354,9 +330,26 @@ def generic_kernel_drives_disks(bench):
     check_image(disk)
 
 
+def debian_guest_boots(bench):
+    """a guest that tools/make-guest made boots to a shell with all of systemd's units up, and powers off"""
+    folder = CACHE / "guest"
+    if not (folder / "root.qcow2").exists():
+        raise Skip("tools/make-guest cache/guest was not run")
+    with bench.start(
+            "boot", folder / "vmlinuz", folder / "initramfs", "--name", bench.new_name(), "--memory", "512M", "--accel",
+            "software", "--disk", f"{folder / 'root.qcow2'},overlay") as machine:
+        machine.expect(rb"root@guest:~# ", DEBIAN_SECONDS)
+        guest = Shell(machine)
+        require("running" in guest.run("systemctl is-system-running --wait"), "a unit failed")
+        require("ext4" in guest.run("findmnt --noheadings -o FSTYPE /"), "the root file system is not ext4")
+        guest.run("touch /root/written && sync && [ $(id -u) = 0 ]")
+        machine.send("poweroff")
+        require(machine.wait(DEBIAN_SECONDS) == 0, "powering off failed")
+
+
 TESTS = [
     stock_drivers_work, files_survive_snapshots_under_load, fio_verifies_across_a_snapshot,
     killed_machines_leave_whole_images, bases_stay_outside_by_reference, damaged_pieces_are_not_read,
     free_memory_is_given_back, virtio_console_is_a_console, disks_survive_a_reboot, bad_images_are_refused,
-    generic_kernel_drives_disks,
+    generic_kernel_drives_disks, debian_guest_boots,
 ]

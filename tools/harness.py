@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "cache"
 INIT = rb"smolvmm-guest: init"
 ROUNDS = 256
+WORK_SECONDS = 180  # for one command in a guest
 
 TICK = re.compile(
     rb"^tick (?P<count>\d+) nonce=(?P<nonce>[0-9a-f]{16}) sha=(?P<sha>[0-9a-f]{64}) time=(?P<time>\d+\.\d{3})\r*\n",
@@ -161,6 +162,30 @@ class Process:
             self.process.wait()
 
 
+class Shell:
+    """A shell in a guest, at its prompt, that shows nothing of what is typed."""
+
+    def __init__(self, machine, count=0):
+        self.machine = machine
+        self.count = count
+
+    def begin(self, command):
+        self.count += 1
+        self.machine.send(f"{command}; echo end{self.count}:$?")
+
+    def end(self, timeout=WORK_SECONDS):
+        """The status of the command that was begun last, and the console's text before its end."""
+        started = self.machine.position
+        match, _ = self.machine.expect(rf"end{self.count}:(\d+)\r*\n".encode(), timeout)
+        return int(match[1]), self.machine.output[started:match.start()].decode(errors="replace")
+
+    def run(self, command, status=0, timeout=WORK_SECONDS):
+        self.begin(command)
+        actual, text = self.end(timeout)
+        require(actual == status, f"in the guest, `{command}` ended with {actual} instead of {status}:\n{text[-1500:]}")
+        return text
+
+
 def run(command, timeout=120):
     """Runs a command to its end: exit status, standard output, standard error."""
     command = [str(word) for word in command]
@@ -204,3 +229,11 @@ def qemu(kernel, initramfs, command_line, memory=256):
         "qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max", "-m", str(memory),
         "-kernel", kernel, "-initrd", initramfs, "-append", f"console=ttyS0 {command_line}",
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+
+
+def qemu_clock():
+    """What tells the peer's kernel to use the host's time stamp counter; it finds no good clock of its own."""
+    for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("cpu MHz"):
+            return f"tsc_early_khz={int(float(line.split(':')[1]) * 1000)} tsc=reliable"
+    raise Failure("/proc/cpuinfo has no cpu MHz, the frequency that QEMU's microvm needs to be told")

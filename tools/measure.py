@@ -3,7 +3,8 @@
 """Measures the built command, in turn with QEMU where it is a peer; every claim is a ratio within one run.
 
 boot      process start to the guest's init, beside QEMU's microvm under TCG
-cpu       the interpreter's speed in million instructions a second, on loops of its own
+cpu       programs that compute, touch memory and call the kernel, beside QEMU's microvm under TCG and the host
+loops     the software CPU's speed in million instructions a second, on loops of its own
 restore   process start to the guest's next console line
 snapshot  the snapshot command, and how long the guest stands still for it
 size      the bundle, beside the memory that the guest uses and QEMU's migration stream through zstd -3
@@ -22,6 +23,7 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
+import measure_cpu
 import measure_disk
 from harness import INIT, TICK, Failure, Process, add_machine_options, machine_parts, qemu, require, run
 
@@ -34,6 +36,9 @@ class Setup:
         self.smolvmm, self.kernel, self.initramfs = machine_parts(arguments)
         self.runs = arguments.runs
         self.sizes = arguments.memory
+        self.engines = arguments.cpu_engine
+        self.scale = arguments.scale
+        self.programs = arguments.program
         self.folder = folder
         self.bundles = {}
 
@@ -93,8 +98,8 @@ def measure_boot(setup):
     print(f"  smolvmm takes {ours / theirs:.2f} times as long as QEMU (pair by pair: {statistics.median(pairs):.2f})")
 
 
-def measure_cpu(setup):
-    """the interpreter's speed"""
+def measure_loops(setup):
+    """the software CPU's speed on loops of its own"""
     status, output, errors = run([setup.smolvmm, "bench-cpu"], 600)
     require(status == 0, f"smolvmm bench-cpu: status {status}\n{errors}")
     for line in output.splitlines():
@@ -195,8 +200,8 @@ def migrated(setup, memory):
 
 
 MEASUREMENTS = {
-    "boot": measure_boot, "cpu": measure_cpu, "restore": measure_restore, "snapshot": measure_snapshot,
-    "size": measure_size, "disk": measure_disk.measure_disk,
+    "boot": measure_boot, "cpu": measure_cpu.measure_cpu, "loops": measure_loops, "restore": measure_restore,
+    "snapshot": measure_snapshot, "size": measure_size, "disk": measure_disk.measure_disk,
 }
 
 
@@ -205,6 +210,11 @@ def main():
     parser.add_argument("what", nargs="?", default="all", choices=[*MEASUREMENTS, "all"])
     parser.add_argument("--runs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--memory", type=int, nargs="+", default=[256], metavar="MIB", help="default: 256")
+    processor = parser.add_argument_group("cpu")
+    processor.add_argument("--scale", type=int, default=10, help="how much work, 1 is 5 ms natively (default: 10)")
+    processor.add_argument("--program", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
+    processor.add_argument(
+        "--cpu-engine", nargs="+", default=[], metavar="ENGINE", help="compare these engines of smolvmm's software CPU")
     add_machine_options(parser)
     arguments = parser.parse_args()
     failed = False

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 
-from harness import CACHE, Failure, Process, qemu, require, require_file, run
+from harness import CACHE, Failure, Process, qemu, qemu_clock, require, require_file, run
 
 DISK_SIZE = 1 << 30
 # What qemu-img bench adds to an offset each time: every request goes to another cluster.
@@ -131,14 +131,6 @@ FIO_CASES = {
 }
 
 
-def frequency():
-    """Of the host's time stamp counter, in kHz, as QEMU's microvm needs to be told."""
-    for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("cpu MHz"):
-            return int(float(line.split(":")[1]) * 1000)
-    raise Failure("/proc/cpuinfo has no cpu MHz")
-
-
 def measure_guest(setup):
     """fio in a guest on a 1 GiB qcow2 image, beside QEMU's microvm under TCG with virtio-mmio, in turn"""
     initramfs = require_file(CACHE / "initramfs-disk.cpio", "guest/build-initramfs --modules")
@@ -154,7 +146,7 @@ def measure_guest(setup):
                 "--disk", image, "--disk", f"{tools},readonly", "--cmdline", "quiet smolvmm.run=shell"])
 
         def theirs():
-            command = qemu(setup.kernel, initramfs, f"quiet smolvmm.run=shell tsc_early_khz={frequency()} tsc=reliable")
+            command = qemu(setup.kernel, initramfs, f"quiet smolvmm.run=shell {qemu_clock()}")
             command[command.index("microvm,acpi=off")] = "microvm,acpi=on"
             return Process([
                 *command, "-drive", f"if=none,id=a,file={image},format=qcow2,cache=none,aio=native,discard=unmap",

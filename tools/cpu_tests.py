@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End-to-end tests of the processor: guest/bench in a guest must compute what it computes here; end-to-end-test.py runs them."""
+
+import contextlib
+import re
+import shlex
+import time
+
+from harness import CACHE, Shell, Skip, require
+from measure_cpu import Native, preparation, result, suite
+
+BOOT_SECONDS = 120
+JOBS_SECONDS = 600
+SNAPSHOTS = 4
+
+
+def native_results(bench, scale):
+    """The jobs and what each computes on this host."""
+    program = CACHE / "smolbench"
+    if not program.exists():
+        raise Skip("guest/build-bench was not run")
+    jobs = suite(program, scale)
+    folder = bench.file(f"native-{scale}")
+    folder.mkdir()
+    native = Native(program, scale, folder)
+    return {job: native.measure(job)[1] for job in jobs}
+
+
+@contextlib.contextmanager
+def shell(bench, name, scale):
+    """A booted machine that has smolbench, at its shell's prompt."""
+    initramfs = CACHE / "initramfs-bench.cpio"
+    if not initramfs.exists():
+        raise Skip("guest/build-initramfs --program was not run")
+    with bench.start(
+            "boot", bench.kernel, initramfs, "--name", name, "--memory", "256M", "--accel", "software",
+            "--cmdline", "quiet smolvmm.run=shell") as machine:
+        machine.expect(rb"/ # ", BOOT_SECONDS)
+        guest = Shell(machine)
+        guest.run("PS1=; cd /tmp; " + preparation(scale))
+        yield guest
+
+
+def script(jobs):
+    """One command for all jobs, that goes on after a wrong result."""
+    return "; ".join("smolbench " + shlex.join(job.words) for job in jobs)
+
+
+def compare(expected, text, first=0):
+    """Every job from the `first` on must have printed the host's checksum."""
+    wrong = []
+    for job in list(expected)[first:]:
+        _, checksum = result(job, text)
+        if checksum != expected[job]:
+            wrong.append(f"{job.name}: {checksum} instead of {expected[job]}")
+    require(not wrong, f"the guest's results differ from the host's: {', '.join(wrong)}")
+
+
+def programs_agree(bench):
+    """programs of all kinds compute in the guest what they compute on the host's processor"""
+    expected = native_results(bench, 1)
+    with shell(bench, bench.new_name(), 1) as guest:
+        compare(expected, guest.run(script(expected), timeout=JOBS_SECONDS))
+
+
+def frozen_programs_agree(bench):
+    """programs frozen in their midst end with the host's results, in the original and in every copy"""
+    expected = native_results(bench, 2)
+    name = bench.new_name()
+    bundles = []
+    with shell(bench, name, 2) as guest:
+        began = guest.machine.position
+        guest.begin(script(expected))
+        for index in range(SNAPSHOTS):
+            # Each time another program runs, as fast or slow as the processor is.
+            guest.machine.expect(rf"^{list(expected)[index * len(expected) // SNAPSHOTS].name} ".encode(), JOBS_SECONDS)
+            time.sleep(0.05)
+            bundle = bench.file(f"computing-{index}.smolmachine")
+            bench.run("snapshot", name, "-o", bundle)
+            bundles.append(bundle)
+        guest.end(JOBS_SECONDS)
+        text = guest.machine.output[began:].decode(errors="replace")
+    compare(expected, text)
+    for bundle in bundles:
+        with bench.restore(bundle) as machine:
+            copy = Shell(machine, guest.count)
+            copy.end(JOBS_SECONDS)
+            text = machine.output.decode(errors="replace")
+        # The line at which the machine was frozen may be cut.
+        printed = [index for index, job in enumerate(expected) if re.search(rf"^{job.name} \d", text, re.MULTILINE)]
+        require(printed, f"a copy printed no result:\n{text[-800:]}")
+        compare(expected, text, printed[0])
+
+
+TESTS = [programs_agree, frozen_programs_agree]
