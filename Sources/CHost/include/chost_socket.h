@@ -3,10 +3,14 @@
 #pragma once
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -47,6 +51,27 @@ static inline int chost_unix_address(struct sockaddr_un *address, const char *pa
     }
     memcpy(address->sun_path, path, length);
     return 0;
+}
+
+/// A new Unix stream socket, and the next connection of a listener: neither blocks, neither is inherited by programs.
+static inline int chost_unix_stream(void) {
+#if defined(__linux__)
+    return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+#else
+    int made = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (made >= 0) fcntl(made, F_SETFD, FD_CLOEXEC), fcntl(made, F_SETFL, O_NONBLOCK);
+    return made;
+#endif
+}
+
+static inline int chost_accept_stream(int listener) {
+#if defined(__linux__)
+    return (int)syscall(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+#else
+    int made = accept(listener, NULL, NULL);
+    if (made >= 0) fcntl(made, F_SETFD, FD_CLOEXEC), fcntl(made, F_SETFL, O_NONBLOCK);
+    return made;
+#endif
 }
 
 /// bind(2) to the socket file `path`.

@@ -5,12 +5,10 @@ internal import CHost
 
 #if canImport(Glibc)
     internal import Glibc
-    private let streamSocket = Int32(SOCK_STREAM.rawValue)
     private let noSignal = Int32(MSG_NOSIGNAL)
     private let peekOnly = Int32(MSG_PEEK)
 #else
     internal import Darwin
-    private let streamSocket = SOCK_STREAM
     private let noSignal: Int32 = 0
     private let peekOnly = MSG_PEEK
 #endif
@@ -34,16 +32,12 @@ final class HostSocket {
     let descriptor: Int32
 
     /// Takes over `descriptor`.
-    private init(_ descriptor: Int32) {
-        self.descriptor = descriptor
-        _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
-        _ = fcntl(descriptor, F_SETFL, O_NONBLOCK)
-    }
+    private init(_ descriptor: Int32) { self.descriptor = descriptor }
 
     deinit { close(descriptor) }
 
     private static func make() -> HostSocket? {
-        let descriptor = socket(AF_UNIX, streamSocket, 0)
+        let descriptor = chost_unix_stream()
         return descriptor >= 0 ? HostSocket(descriptor) : nil
     }
 
@@ -65,7 +59,7 @@ final class HostSocket {
 
     /// The next connection; nil with `errno` set.
     func accept() -> HostSocket? {
-        let connection = systemAccept(descriptor)
+        let connection = chost_accept_stream(descriptor)
         return connection >= 0 ? HostSocket(connection) : nil
     }
 
@@ -102,7 +96,6 @@ final class HostSocket {
 // The C library's functions, which methods of the same names hide.
 
 private func systemListen(_ descriptor: Int32) -> Bool { listen(descriptor, 128) == 0 }
-private func systemAccept(_ descriptor: Int32) -> Int32 { accept(descriptor, nil, nil) }
 private func systemSend(_ descriptor: Int32, _ bytes: UnsafeRawPointer?, _ count: Int) -> Int {
     // SAFETY: the caller's buffer has `count` bytes.
     unsafe send(descriptor, bytes, count, noSignal)

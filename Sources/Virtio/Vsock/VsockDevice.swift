@@ -15,6 +15,8 @@ public final class VsockDevice: VirtioDevice {
         /// The guest's connections that it has not heard of since it asked for them, or is to hear have ended. Others are
         /// not part of the state: a restored machine's streams have nobody at the host's end.
         public var unanswered: [VsockPorts]
+        /// The port that the host's end had last: the guest still knows connections with those up to it.
+        public var lastHostPort: UInt32
     }
 
     enum Queue {
@@ -266,7 +268,8 @@ public final class VsockDevice: VirtioDevice {
         }
         return DeviceState(
             contextID: VsockContext.guest,
-            unanswered: ends.map { VsockPorts(host: $0.sourcePort, guest: $0.destinationPort) })
+            unanswered: ends.map { VsockPorts(host: $0.sourcePort, guest: $0.destinationPort) },
+            lastHostPort: lastHostPort)
     }
 
     public func validate(_ state: DeviceState) throws(SnapshotError) {
@@ -285,5 +288,6 @@ public final class VsockDevice: VirtioDevice {
         for ports in state.unanswered { queue(.reset, ports) }
         isResetPending = true
         resetSeenBehind = nil
+        lastHostPort = state.lastHostPort
     }
 }
