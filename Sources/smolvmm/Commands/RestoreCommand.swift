@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Bundle
+import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -33,6 +34,11 @@ struct RestoreCommand: ParsableCommand {
             valueName: "time"))
     var resetClock = ClockReset.now
 
+    @Option(
+        help: ArgumentHelp(
+            "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    var cpuEngine = SoftwareEngine.standard
+
     @Flag(help: .hidden)
     var stats = false
 
@@ -42,7 +48,8 @@ struct RestoreCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         let machine = try Machine.restore(
-            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder)
+            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
+            engine: cpuEngine)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
         let status = try attachment.run(machine)
