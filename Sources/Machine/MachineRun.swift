@@ -48,8 +48,8 @@ extension Machine {
             }
             if let failure = startTime() { return failure }
             if inputWaits { feedInput() }
-            virtio.poll()
             let now = clock.now
+            virtio.poll(now: now)
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
 
             switch runProcessors() {
@@ -107,6 +107,7 @@ extension Machine {
         flushConsole()
         statistics.waits += 1
         control.wake.wait(nanoseconds: deadline.map { $0 - now }, others: virtio.descriptors)
+        virtio.hasWaited()
     }
 
     // MARK: What the guest asked for

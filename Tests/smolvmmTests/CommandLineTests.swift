@@ -50,7 +50,7 @@ struct CommandLineTests {
     @Test(arguments: [
         ["boot"], ["boot", "k"], ["boot", "k", "i", "--memory", "256"], ["boot", "k", "i", "--memory", "512K"],
         ["boot", "k", "i", "--memory", "2T"], ["boot", "k", "i", "--cpus", "0"], ["boot", "k", "i", "--cpus", "65"],
-        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "kvm"],
+        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "xen"],
         ["boot", "k", "i", "--name", "../x"],
         ["boot", "k", "i", "--snapshot-when", "X"], ["boot", "k", "i", "-o", "f"],
         ["boot", "k", "i", "--snapshot-when", "", "-o", "f"], ["snapshot", "n"], ["snapshot", "-o", "f"],
