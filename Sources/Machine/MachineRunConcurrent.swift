@@ -45,8 +45,8 @@ extension Machine {
             threads.release()
             if inputWaits { feedInput() }
             notifications?.take()
-            virtio.poll()
             let now = clock.now
+            virtio.poll(now: now)
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
             flushConsole()
             guard !events.hasRequests, !virtio.hasWork, threads.firstEnd == nil else { continue }
@@ -75,6 +75,7 @@ extension Machine {
             nanoseconds: wait.deadline.map { $0 > now ? $0 - now : 0 }, others: wait.descriptors)
         threads.lock()
         waiting = nil
+        virtio.hasWaited()
     }
 
     /// A processor has accessed a device: wakes the machine's thread when there is something new for it. With the lock held.

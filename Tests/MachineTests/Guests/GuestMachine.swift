@@ -14,18 +14,8 @@ enum Backend: String, CaseIterable {
     case software
     case kvm
 
-    /// Those of this host.
-    static let allCases: [Backend] = hasKVM ? [.software, .kvm] : [.software]
-
-    private static var hasKVM: Bool {
-        let configuration = MachineConfiguration(
-            name: "probe", memoryBytes: 1 << 20, cpus: 1, cpuModel: GuestMachine.model, commandLine: "")
-        let machine = try? Machine(
-            configuration, bootFiles: .loaded(kernel: [], initramfs: []), disks: [], scratchFolder: "/var/tmp",
-            trigger: nil,
-            backend: Backend.kvm.options)
-        return machine != nil
-    }
+    /// Those of this host; KVM only where it runs guests on the processor.
+    static let allCases: [Backend] = Accelerator.measured() == .kvm ? [.software, .kvm] : [.software]
 
     var options: BackendOptions { BackendOptions(accelerator: self == .kvm ? .kvm : .software) }
 }
