@@ -43,8 +43,8 @@ extension Machine {
                 continue
             }
             if inputWaits { feedInput() }
-            virtio.poll()
             let now = clock.now
+            virtio.poll(now: now)
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
 
             switch runProcessors() {
@@ -104,6 +104,7 @@ extension Machine {
         let devices = virtio.prepareToWait()
         let limits = [deadline.map { $0 - now }, devices.nanoseconds].compactMap(\.self)
         control.wake.wait(nanoseconds: limits.min(), others: devices.descriptors)
+        virtio.hasWaited()
     }
 
     // MARK: What the guest asked for

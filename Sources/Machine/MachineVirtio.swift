@@ -15,6 +15,10 @@ final class MachineVirtio {
     let network: NetworkDevice?
     private(set) var console: ConsoleDevice?
     private(set) var balloon: BalloonDevice?
+    private(set) var vsock: VsockDevice?
+    /// When sockets are looked at again while the guest is busy, and how many nanoseconds later again.
+    private var socketsDue: UInt64 = 0
+    private static let socketInterval: UInt64 = 100_000
     /// Every device, in the order of the bus.
     let slots: [any VirtioSlot]
 
@@ -47,6 +51,10 @@ final class MachineVirtio {
                 let device = BalloonDevice()
                 balloon = device
                 place(device, "virtio-balloon")
+            case .vsock:
+                let device = VsockDevice()
+                vsock = device
+                place(device, "virtio-vsock")
             case nil: break
             }
         }
@@ -84,14 +92,22 @@ final class MachineVirtio {
 
     // MARK: Host events
 
-    /// Hands ended requests and what came by the network to the guest.
-    func poll() {
+    /// Hands ended requests, and what came through sockets and networks, to the guest. `now` is any clock of nanoseconds that
+    /// goes on.
+    func poll(now: UInt64) {
         for disk in disks where disk.isBusy || disk.hasWork { disk.poll() }
+        if let vsock, now >= socketsDue || vsock.hasWork {
+            vsock.poll()
+            socketsDue = now &+ Self.socketInterval
+        }
         network?.poll()
     }
 
+    /// The machine has waited for `descriptors`: sockets are looked at by the next `poll`.
+    func hasWaited() { socketsDue = 0 }
+
     /// Whether `poll` has something to do at once.
-    var hasWork: Bool { disks.contains { $0.hasWork } || network?.hasWork == true }
+    var hasWork: Bool { disks.contains { $0.hasWork } || vsock?.hasWork == true || network?.hasWork == true }
 
     /// Waits until no request is under way.
     func drain() { for disk in disks { disk.drain() } }
@@ -101,7 +117,7 @@ final class MachineVirtio {
     func prepareToWait() -> (descriptors: [Int32], nanoseconds: UInt64?) {
         let network = network?.prepareToWait()
         let requests = disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil }
-        return (requests + [network?.descriptor].compactMap(\.self), network?.nanoseconds)
+        return (requests + [vsock?.descriptor, network?.descriptor].compactMap(\.self), network?.nanoseconds)
     }
 
     /// Views of all disks as they are now, with nothing under way.

@@ -13,11 +13,11 @@ internal import CHost
 final class DescriptorSet {
     struct Events: OptionSet {
         let rawValue: UInt32
-        static let readable = Self(rawValue: UInt32(CHOST_READABLE))
-        static let writable = Self(rawValue: UInt32(CHOST_WRITABLE))
-        static let urgent = Self(rawValue: UInt32(CHOST_URGENT))
-        static let error = Self(rawValue: UInt32(CHOST_ERROR))
-        static let hangup = Self(rawValue: UInt32(CHOST_HANGUP))
+        static let readable = Self(rawValue: UInt32(CHOST_SET_READABLE))
+        static let writable = Self(rawValue: UInt32(CHOST_SET_WRITABLE))
+        static let urgent = Self(rawValue: UInt32(CHOST_SET_URGENT))
+        static let error = Self(rawValue: UInt32(CHOST_SET_ERROR))
+        static let hangup = Self(rawValue: UInt32(CHOST_SET_HANGUP))
     }
 
     let descriptor: Int32

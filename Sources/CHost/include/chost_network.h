@@ -45,7 +45,7 @@ static inline int chost_set_tap_offload(int fd, int checksum, int segmentation4,
 /// The number of the interface `name`; 0 when there is none.
 static inline unsigned chost_interface_index(const char *name) { return if_nametoindex(name); }
 
-enum { CHOST_READABLE = EPOLLIN, CHOST_WRITABLE = EPOLLOUT, CHOST_URGENT = EPOLLPRI, CHOST_ERROR = EPOLLERR, CHOST_HANGUP = EPOLLHUP };
+enum { CHOST_SET_READABLE = EPOLLIN, CHOST_SET_WRITABLE = EPOLLOUT, CHOST_SET_URGENT = EPOLLPRI, CHOST_SET_ERROR = EPOLLERR, CHOST_SET_HANGUP = EPOLLHUP };
 
 /// One descriptor of a set and what has happened to it.
 struct chost_event {
@@ -81,7 +81,7 @@ static inline int chost_set_poll(int set, struct chost_event *events) {
     return count;
 }
 #else
-enum { CHOST_READABLE = 1, CHOST_WRITABLE = 4, CHOST_URGENT = 2, CHOST_ERROR = 8, CHOST_HANGUP = 16 };
+enum { CHOST_SET_READABLE = 1, CHOST_SET_WRITABLE = 4, CHOST_SET_URGENT = 2, CHOST_SET_ERROR = 8, CHOST_SET_HANGUP = 16 };
 struct chost_event {
     int descriptor;
     uint32_t events;
