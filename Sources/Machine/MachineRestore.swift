@@ -11,17 +11,18 @@ internal import X86
 
 extension Machine {
     /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot. Its disks get overlays
-    /// in `scratchFolder`, which end with it.
+    /// in `scratchFolder`, which end with it; its network is the one that it had, but for what `network` says.
     ///
     /// `backend` runs its processors, whichever ran them before.
     ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String,
-        backend: BackendOptions = .init()
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now,
+        network: NetworkChange = .init(), scratchFolder: String, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
+        try network.apply(to: &configuration)
         _ = try CPUModelName.model(configuration.cpuModel)
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(

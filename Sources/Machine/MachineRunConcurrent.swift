@@ -6,11 +6,12 @@ internal import Hypervisor
 internal import Virtio
 internal import X86
 
-/// What the machine's thread waits for while it waits.
+/// What the machine's thread knew when it began to wait.
 struct MachineWait {
-    /// Guest nanoseconds; nil is for ever.
+    /// When the next timer is due, in guest nanoseconds.
     var deadline: UInt64?
-    var descriptors: [Int32]
+    /// Requests of disks that were under way.
+    var requests: [Int32]
 }
 
 extension Machine {
@@ -32,7 +33,7 @@ extension Machine {
             if control.hasMail, let end = handleMail() { return end }
             if isPaused || console.isFull || freeze?.holdsGuest == true {
                 threads.hold()
-                waitUnlocked(MachineWait(deadline: nil, descriptors: []))
+                waitUnlocked(nanoseconds: nil, descriptors: [])
                 continue
             }
             if events.hasRequests {
@@ -51,7 +52,13 @@ extension Machine {
             flushConsole()
             guard !events.hasRequests, !virtio.hasWork, threads.firstEnd == nil else { continue }
             statistics.waits += 1
-            waitUnlocked(MachineWait(deadline: platform.nextDeadline, descriptors: waitedDescriptors))
+            let deadline = platform.nextDeadline
+            let devices = virtio.prepareToWait()
+            waiting = MachineWait(deadline: deadline, requests: virtio.requestDescriptors)
+            let limits = [deadline.map { $0 > now ? $0 - now : 0 }, devices.nanoseconds].compactMap(\.self)
+            waitUnlocked(
+                nanoseconds: limits.min(),
+                descriptors: devices.descriptors + [notifications?.descriptor].compactMap(\.self))
         }
     }
 
@@ -67,32 +74,26 @@ extension Machine {
     }
 
     /// Lets processors access devices while the machine's thread waits.
-    private func waitUnlocked(_ wait: MachineWait) {
-        let now = clock.now
-        waiting = wait
+    private func waitUnlocked(nanoseconds: UInt64?, descriptors: [Int32]) {
         threads.unlock()
-        control.wake.wait(
-            nanoseconds: wait.deadline.map { $0 > now ? $0 - now : 0 }, others: wait.descriptors)
+        control.wake.wait(nanoseconds: nanoseconds, others: descriptors)
         threads.lock()
         waiting = nil
         virtio.hasWaited()
     }
 
-    /// A processor has accessed a device: wakes the machine's thread when there is something new for it. With the lock held.
+    /// A processor has accessed a device: wakes the machine's thread when there is something new for it, such as a packet
+    /// for which the host's side of the network has opened a connection. With the lock held.
     private func noticeAccess() -> Bool {
         statistics.accesses += 1
         let isAsked = events.hasRequests
         guard let wait = waiting else { return isAsked }
         if isAsked || !events.output.isEmpty || virtio.hasWork || isEarlier(platform.nextDeadline, wait.deadline)
-            || waitedDescriptors != wait.descriptors
+            || virtio.requestDescriptors != wait.requests || virtio.network != nil && notifications == nil
         {
             wakeMachine()
         }
         return isAsked
-    }
-
-    private var waitedDescriptors: [Int32] {
-        notifications.map { virtio.descriptors + [$0.descriptor] } ?? virtio.descriptors
     }
 
     private func isEarlier(_ new: UInt64?, _ old: UInt64?) -> Bool {
