@@ -94,7 +94,8 @@
                 state.divideConfiguration = page[RegisterPage.Offset.divideConfiguration]
                 state.tscDeadline = readRegister(MSR.tscDeadline) ?? 0
                 let left = page[RegisterPage.Offset.currentCount]
-                if left != 0, left <= state.initialCount {
+                // A periodic timer always runs: with nothing left it has just expired, and its interrupt is on its way.
+                if left != 0 || Self.isPeriodic(state), left <= state.initialCount, state.initialCount != 0 {
                     let passed = UInt64(state.initialCount - left) * page.divisor
                     state.timerStart = machine.clock.now - min(passed, machine.clock.now)
                 }
@@ -140,13 +141,14 @@
             // The kernel has no place for an ExtINT message that waits: what sent it was the PICs' line, which still stands.
         }
 
+        private static func isPeriodic(_ state: LocalAPICState) -> Bool { state.lvtTimer >> 17 & 3 == 1 }
+
         /// TMCCT; at least 1 while the timer runs, so that it expires.
         private static func countLeft(_ state: LocalAPICState, _ divisor: UInt64, now: UInt64) -> UInt32 {
             guard let start = state.timerStart, state.initialCount != 0 else { return 0 }
             let passed = (now >= start ? now - start : 0) / divisor
-            let isPeriodic = state.lvtTimer >> 17 & 3 == 1
             let left =
-                isPeriodic
+                isPeriodic(state)
                 ? UInt64(state.initialCount) - passed % UInt64(state.initialCount)
                 : UInt64(state.initialCount) - min(passed, UInt64(state.initialCount) - 1)
             return UInt32(truncatingIfNeeded: left)
