@@ -113,8 +113,9 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = UInt64(blocks.generation & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
-            if blocks.generation >> 13 != jumpTableEpoch { forgetJumps() }
+            let salt = UInt64(blocks.generation(accessSet) & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
+            let epoch = (blocks.generation(.user) >> 13) << 16 | blocks.generation(.supervisor) >> 13
+            if epoch != jumpTableEpoch { forgetJumps(epoch) }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
             unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
@@ -148,8 +149,8 @@ extension Core {
         }
 
         /// The keys of the jump table begin again.
-        private mutating func forgetJumps() {
-            jumpTableEpoch = blocks.generation >> 13
+        private mutating func forgetJumps(_ epoch: UInt32) {
+            jumpTableEpoch = epoch
             let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
             // SAFETY: the table has that many bytes.
             unsafe (translations.context + ContextLayout.jumpTable)

@@ -13,6 +13,8 @@
         private let routines: SharedRoutines
         private var used: Int
         private(set) var counts = TranslatorCounts()
+        /// The linked jumps that lead to each block.
+        private var incoming: [Int: [Int]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
         init?(_ core: SharedRoutines.CoreOffsets) {
@@ -46,6 +48,7 @@
         func link(_ site: Int, to code: Int) {
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
             assembler.link(site, to: code)
+            incoming[code, default: []].append(site)
             counts.links += 1
         }
 
@@ -55,10 +58,15 @@
             // A short jump to the start of the prologue.
             assembler.byte(0xeb)
             assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
+            // The jumps that led to it find what comes in its place.
+            for site in incoming.removeValue(forKey: code) ?? [] { assembler.link(site, to: site + 4) }
         }
 
         /// Forgets all code.
-        func empty() { used = routines.end }
+        func empty() {
+            used = routines.end
+            incoming.removeAll(keepingCapacity: true)
+        }
 
         /// Runs code until it is left.
         @inline(__always)
