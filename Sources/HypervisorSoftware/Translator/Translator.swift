@@ -83,6 +83,8 @@
 #else
     /// There is no translator for this host.
     final class Translator {
+        let counts = TranslatorCounts()
+
         func invalidate(_ code: Int) {}
         func empty() {}
     }
@@ -92,6 +94,27 @@
 struct TranslatorCounts {
     var translations: UInt64 = 0
     var links: UInt64 = 0
+}
+
+/// What a processor did, for `--stats`.
+struct EngineCounts {
+    var interpretedBlocks: UInt64 = 0
+    var entries: UInt64 = 0
+    var dispatches: UInt64 = 0
+    var interpretations: UInt64 = 0
+    var stops: UInt64 = 0
+    var helperCalls: UInt64 = 0
+    var walks: UInt64 = 0
+
+    mutating func add(_ other: EngineCounts) {
+        interpretedBlocks += other.interpretedBlocks
+        entries += other.entries
+        dispatches += other.dispatches
+        interpretations += other.interpretations
+        stops += other.stops
+        helperCalls += other.helperCalls
+        walks += other.walks
+    }
 }
 
 /// The table in the context that leads from linear addresses to code.
