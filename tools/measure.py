@@ -10,6 +10,7 @@ restore   process start to the guest's next console line
 snapshot  the snapshot command, and how long the guest stands still for it
 size      the bundle, beside the memory that the guest uses and QEMU's migration stream through zstd -3
 disk      requests to images beside qemu-img bench, fio in a guest beside QEMU's microvm, snapshots of a busy disk
+kvm       boot, restore and round trips under hardware KVM on an emulated host, beside QEMU's microvm there
 """
 
 import argparse
@@ -27,6 +28,7 @@ sys.dont_write_bytecode = True
 import measure_applications
 import measure_cpu
 import measure_disk
+import measure_kvm
 from harness import INIT, TICK, Failure, Process, add_machine_options, machine_parts, qemu, require, run
 
 BOOT_SECONDS = 300
@@ -206,6 +208,7 @@ MEASUREMENTS = {
     "boot": measure_boot, "cpu": measure_cpu.measure_cpu,
     "applications": measure_applications.measure_applications, "loops": measure_loops, "restore": measure_restore,
     "snapshot": measure_snapshot, "size": measure_size, "disk": measure_disk.measure_disk,
+    "kvm": measure_kvm.measure_kvm,
 }
 
 

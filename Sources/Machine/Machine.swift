@@ -122,6 +122,14 @@ public final class Machine {
         return machine
     }
 
+    /// Serves the guest's vsock ports at the Unix socket `path` (docs/vsock.md) until the machine ends; the file is the
+    /// caller's to remove. A machine without the device has nothing to serve.
+    public func serveSockets(at path: String) throws(MachineError) {
+        guard let vsock = virtio.vsock else { return }
+        let code = vsock.listen(at: path)
+        guard code == 0 else { throw .hostRefused(what: "the socket \(path)", errno: code) }
+    }
+
     /// Puts firmware, kernel, initramfs and command line into memory.
     func loadBootImage() throws(MachineError) {
         do {

@@ -44,6 +44,8 @@ public enum MachineDevice: String, CaseIterable, Sendable {
     case console
     case entropy
     case balloon
+    /// Streams between programs in the guest and on the host.
+    case vsock
 
     /// What new machines have.
     public static let standard = allCases.map(\.rawValue)

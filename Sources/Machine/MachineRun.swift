@@ -43,8 +43,8 @@ extension Machine {
                 continue
             }
             if inputWaits { feedInput() }
-            virtio.poll()
             let now = clock.now
+            virtio.poll(now: now)
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
 
             switch runProcessors() {
@@ -102,6 +102,7 @@ extension Machine {
         flushConsole()
         statistics.waits += 1
         control.wake.wait(nanoseconds: deadline.map { $0 - now }, others: virtio.descriptors)
+        virtio.hasWaited()
     }
 
     // MARK: What the guest asked for

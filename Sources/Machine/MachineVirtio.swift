@@ -14,6 +14,10 @@ final class MachineVirtio {
     let disks: [BlockDevice]
     private(set) var console: ConsoleDevice?
     private(set) var balloon: BalloonDevice?
+    private(set) var vsock: VsockDevice?
+    /// When sockets are looked at again while the guest is busy, and how many nanoseconds later again.
+    private var socketsDue: UInt64 = 0
+    private static let socketInterval: UInt64 = 100_000
     /// Every device, in the order of the bus.
     let slots: [any VirtioSlot]
 
@@ -44,6 +48,10 @@ final class MachineVirtio {
                 let device = BalloonDevice()
                 balloon = device
                 place(device, "virtio-balloon")
+            case .vsock:
+                let device = VsockDevice()
+                vsock = device
+                place(device, "virtio-vsock")
             case nil: break
             }
         }
@@ -80,17 +88,28 @@ final class MachineVirtio {
 
     // MARK: Host events
 
-    /// Hands ended requests to the guest.
-    func poll() { for disk in disks where disk.isBusy || disk.hasWork { disk.poll() } }
+    /// Hands ended requests, and what came through sockets, to the guest. `now` is any clock of nanoseconds that goes on.
+    func poll(now: UInt64) {
+        for disk in disks where disk.isBusy || disk.hasWork { disk.poll() }
+        if let vsock, now >= socketsDue || vsock.hasWork {
+            vsock.poll()
+            socketsDue = now &+ Self.socketInterval
+        }
+    }
+
+    /// The machine has waited for `descriptors`: sockets are looked at by the next `poll`.
+    func hasWaited() { socketsDue = 0 }
 
     /// Whether `poll` has something to do at once.
-    var hasWork: Bool { disks.contains { $0.hasWork } }
+    var hasWork: Bool { disks.contains { $0.hasWork } || vsock?.hasWork == true }
 
     /// Waits until no request is under way.
     func drain() { for disk in disks { disk.drain() } }
 
-    /// What becomes readable when a request that is under way ends.
-    var descriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
+    /// What becomes readable when a request that is under way ends or a socket has something.
+    var descriptors: [Int32] {
+        disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } + (vsock?.descriptor.map { [$0] } ?? [])
+    }
 
     /// Views of all disks as they are now, with nothing under way.
     func freezeDisks(scratchFolder: String, aboveBases: Bool) throws(MachineError) -> [FrozenDisk] {

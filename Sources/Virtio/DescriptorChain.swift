@@ -75,8 +75,29 @@ public struct DescriptorChain {
         return bytes
     }
 
+    /// Calls `body` with the parts of the readable bytes from `offset` on, at most `limit` of them.
+    func forEachReadable(from offset: Int, limit: Int, _ body: (UnsafeRawBufferPointer) -> Void) {
+        var skip = offset
+        var left = limit
+        for buffer in readable where left > 0 {
+            guard skip < buffer.count else {
+                skip -= buffer.count
+                continue
+            }
+            let count = min(buffer.count - skip, left)
+            // SAFETY: `skip` and `count` stay within the buffer.
+            unsafe body(UnsafeRawBufferPointer(start: buffer.host + skip, count: count))
+            left -= count
+            skip = 0
+        }
+    }
+
     /// Copies `bytes` into the writable part from `offset` on; false when they do not fit.
     public func write(_ bytes: [UInt8], at offset: Int, _ memory: GuestMemory) -> Bool {
+        write(bytes[...], at: offset, memory)
+    }
+
+    func write(_ bytes: ArraySlice<UInt8>, at offset: Int, _ memory: GuestMemory) -> Bool {
         guard offset >= 0, UInt64(offset) + UInt64(bytes.count) <= writableCount else { return false }
         var skip = offset
         var done = 0

@@ -152,6 +152,16 @@ internal import Snapshot
         return true
     }
 
+    /// The chain that `pop` gave last was not needed: the next `pop` gives it again.
+    public func putBack() { state.taken &-= 1 }
+
+    /// Chains that the driver has made available so far, modulo 2^16.
+    public var availableIndex: UInt16 {
+        guard let available = unsafe available else { return state.taken }
+        // SAFETY: the ring has at least six bytes.
+        return unsafe chost_load_acquire16(available + 2)
+    }
+
     /// Follows a chain, in the table or an indirect one.
     private func walk(_ head: UInt16, _ chain: inout DescriptorChain) throws(VirtqueueFault) {
         guard let table = unsafe table else { return }
@@ -264,19 +274,26 @@ internal import Snapshot
 
     /// The driver shall tell of new buffers. Returns whether there are some already: look again.
     public func enableNotifications() -> Bool {
-        guard let usedRing = unsafe usedRing else { return false }
+        requestNotification(behind: state.taken)
+        return hasPending
+    }
+
+    /// The driver shall tell of the next buffer that it makes available, though others may wait untaken.
+    public func notifyOfNext() { requestNotification(behind: availableIndex) }
+
+    private func requestNotification(behind index: UInt16) {
+        guard let usedRing = unsafe usedRing else { return }
         if usesEventIndex {
             let offset = 4 + Int(state.size) * 8
             memory.willChange(GuestPhysicalAddress(state.device) + UInt64(offset), count: 2)
             // SAFETY: avail_event follows the ring's entries.
-            unsafe chost_store_release16(usedRing + offset, state.taken)
+            unsafe chost_store_release16(usedRing + offset, index)
         } else {
             memory.willChange(GuestPhysicalAddress(state.device), count: 2)
             // SAFETY: the ring has at least six bytes.
             unsafe chost_store_release16(usedRing, 0)
         }
         chost_full_fence()
-        return hasPending
     }
 
     // MARK: Save and restore

@@ -57,6 +57,7 @@ struct Init {
         say("smolvmm-guest: init")
         Kernel.mountFileSystems()
         loadModules()
+        Streams.serveEcho()
         let commandLine = Kernel.contents(of: "/proc/cmdline")
         let terminal = useTerminal(Terminal(commandLine: commandLine))
         let errand = Errand(commandLine: commandLine)
@@ -75,11 +76,8 @@ struct Init {
         tick(&proof, on: terminal)
     }
 
-    /// Loads what /etc/modules lists, in its order; goes on without what cannot be loaded.
     private static func loadModules() {
-        for name in words(of: Kernel.contents(of: "/etc/modules")) {
-            let error = Kernel.loadModule(name)
-            guard error != 0 else { continue }
+        Kernel.loadModules { name, error in
             var line = Line("smolvmm-guest: cannot load ")
             line.add(name)
             line.add(": error ")
@@ -134,6 +132,8 @@ struct Init {
             panic()
         } else if command.equals("sh") {
             shell(on: terminal, echo: true)
+        } else if command.hasPrefix("call ") {
+            Streams.call(command.dropFirst(5))
         } else if command.hasPrefix("echo ") {
             var line = Line("smolvmm-guest: ")
             line.add(command.dropFirst(5))

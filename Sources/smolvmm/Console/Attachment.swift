@@ -24,6 +24,7 @@ struct Attachment {
     func run(_ machine: Machine) throws -> ExitStatus {
         let signals = try Signals()
         let configuration = machine.configuration
+        try machine.serveSockets(at: server.vsockPath)
         try server.serve(
             machine.control,
             as: MachineDescription(

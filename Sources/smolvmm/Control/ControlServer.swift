@@ -19,6 +19,8 @@ final class ControlServer: Sendable {
 
     private let listener: UnixSocket
     private let path: String
+    /// For `Machine.serveSockets`.
+    let vsockPath: String
     private let isRemoved = Atomic<Bool>(false)
     private let conversations = Atomic<Int>(0)
     /// Set for ever when the name is free again.
@@ -29,6 +31,7 @@ final class ControlServer: Sendable {
         removed = try WakeSignal()
         listener = try folder.claim(name)
         path = folder.socketPath(name)
+        vsockPath = folder.vsockPath(name)
     }
 
     /// Answers from now on for `control`.
@@ -55,6 +58,7 @@ final class ControlServer: Sendable {
     func remove() {
         guard !isRemoved.exchange(true, ordering: .sequentiallyConsistent) else { return }
         unsafe unlink(path)
+        unsafe unlink(vsockPath)
         listener.shutDown()
         removed.set()
     }

@@ -55,6 +55,9 @@ struct RuntimeFolder: Equatable {
 
     func socketPath(_ name: MachineName) -> String { path + "/" + name.text + Self.ending }
 
+    /// Where the machine's vsock ports are served; `_PORT` behind it is for connections of the guest's own.
+    func vsockPath(_ name: MachineName) -> String { path + "/" + name.text + ".vsock" }
+
     /// Names with a socket, sorted; some may be stale.
     func names() throws(CommandError) -> [MachineName] {
         guard let folder = unsafe opendir(path) else { throw CommandError("cannot list \(path): \(errorText(errno))") }
@@ -92,6 +95,7 @@ struct RuntimeFolder: Equatable {
                 throw CommandError("machine \(name) is already running: choose another --name, or stop it first")
             }
             unsafe unlink(path)
+            unsafe unlink(vsockPath(name))
             return try UnixSocket.listen(at: path)
         }
     }
@@ -105,6 +109,7 @@ struct RuntimeFolder: Equatable {
             // Somebody may have claimed the name in the meantime.
             if let connection = try UnixSocket.connect(to: path) { return connection }
             unsafe unlink(path)
+            unsafe unlink(vsockPath(name))
             return nil
         }
     }

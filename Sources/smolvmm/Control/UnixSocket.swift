@@ -28,37 +28,21 @@ final class UnixSocket: Sendable {
         return UnixSocket(descriptor)
     }
 
-    /// Calls `body` with the address of `path`.
-    private static func withAddress(
-        _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
-    ) throws(CommandError) -> Int32 {
-        var address = sockaddr_un()
-        let bytes = Array(path.utf8)
-        let capacity = MemoryLayout.size(ofValue: address.sun_path)
-        guard bytes.count < capacity else {
-            throw CommandError(
-                "the socket's path \(path) has \(bytes.count) bytes, at most \(capacity - 1) are possible: "
-                    + "set XDG_RUNTIME_DIR to a shorter folder, or use a shorter name")
-        }
-        address.sun_family = sa_family_t(AF_UNIX)
-        unsafe withUnsafeMutableBytes(of: &address.sun_path) { field in
-            // SAFETY: `bytes` is shorter than the field, which was zero.
-            for (index, byte) in bytes.enumerated() { unsafe field[index] = byte }
-        }
-        // SAFETY: sockaddr_un is meant to be used as a sockaddr of its own size; both outlive the call.
-        return unsafe withUnsafePointer(to: &address) { pointer in
-            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { generic in
-                unsafe body(generic, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
+    /// The message for a path that no address has room for.
+    private static func tooLong(_ path: String) -> CommandError {
+        CommandError(
+            "the socket's path \(path) has \(path.utf8.count) bytes, too many for a socket: "
+                + "set XDG_RUNTIME_DIR to a shorter folder, or use a shorter name")
     }
 
     /// A listener at `path`, for its owner only.
     static func listen(at path: String) throws(CommandError) -> UnixSocket {
         let listener = try make()
         // The folder is closed to others, so nobody gets in before the mode is set.
-        let bound = try unsafe withAddress(path) { address, size in unsafe bind(listener.descriptor, address, size) }
-        guard bound == 0 else { throw CommandError("cannot make the control socket \(path): \(errorText(errno))") }
+        guard unsafe chost_bind_unix(listener.descriptor, path) == 0 else {
+            if errno == ENAMETOOLONG { throw tooLong(path) }
+            throw CommandError("cannot make the control socket \(path): \(errorText(errno))")
+        }
         guard unsafe chmod(path, 0o600) == 0, systemListen(listener.descriptor) else {
             let code = errno
             unsafe unlink(path)
@@ -70,16 +54,13 @@ final class UnixSocket: Sendable {
     /// A connection to the listener at `path`; nil when there is none, or only a socket that nobody serves.
     static func connect(to path: String) throws(CommandError) -> UnixSocket? {
         let connection = try make()
-        let result = try unsafe withAddress(path) { address, size in
-            var result: Int32
-            repeat {
-                result = unsafe systemConnect(connection.descriptor, address, size)
-            } while result != 0
-                && errno == EINTR
-            return result
-        }
+        var result: Int32
+        repeat {
+            result = unsafe chost_connect_unix(connection.descriptor, path)
+        } while result != 0 && errno == EINTR
         if result == 0 { return connection }
         if errno == ECONNREFUSED || errno == ENOENT { return nil }
+        if errno == ENAMETOOLONG { throw tooLong(path) }
         throw CommandError("cannot reach the control socket \(path): \(errorText(errno))")
     }
 
@@ -153,11 +134,6 @@ final class UnixSocket: Sendable {
 }
 
 private func systemListen(_ descriptor: Int32) -> Bool { listen(descriptor, 16) == 0 }
-
-private func systemConnect(_ descriptor: Int32, _ address: UnsafePointer<sockaddr>, _ size: socklen_t) -> Int32 {
-    // SAFETY: the caller's address has `size` bytes.
-    unsafe connect(descriptor, address, size)
-}
 
 private func systemAccept(_ descriptor: Int32) -> Int32 { accept(descriptor, nil, nil) }
 

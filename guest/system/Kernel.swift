@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What init asks of the kernel: file systems, files, time, random bytes, processes, the end of the machine.
+// What the guest's programs ask of the kernel: file systems, files, time, random bytes, processes, the end of the machine.
 
 import CLibc
 
@@ -11,6 +11,7 @@ enum Kernel {
         mount("devtmpfs", at: "/dev")
         mount("devpts", at: "/dev/pts")
         mount("tmpfs", at: "/run")
+        mount("cgroup2", at: "/sys/fs/cgroup")
     }
 
     private static func mount(_ type: StaticString, at path: StaticString) {
@@ -22,28 +23,66 @@ enum Kernel {
     /// The start of the file at `path`, at most 4096 bytes; nothing when it cannot be read.
     static func contents(of path: StaticString) -> [UInt8] {
         // SAFETY: the path is a literal.
-        let descriptor = unsafe open_existing(path.cString, O_RDONLY | O_CLOEXEC)
+        read(unsafe open_existing(path.cString, O_RDONLY | O_CLOEXEC))
+    }
+
+    static func contents(ofFile path: [UInt8]) -> [UInt8] {
+        read(open(path, O_RDONLY | O_CLOEXEC))
+    }
+
+    /// The start of what `descriptor` has, which is closed.
+    private static func read(_ descriptor: Int32) -> [UInt8] {
         guard descriptor >= 0 else { return [] }
         defer { close(descriptor) }
         var bytes = [UInt8](repeating: 0, count: 4096)
         // SAFETY: reads at most the buffer's own size.
-        let count = unsafe bytes.withUnsafeMutableBytes { unsafe read(descriptor, $0.baseAddress, $0.count) }
+        let count = unsafe bytes.withUnsafeMutableBytes { unsafe CLibc.read(descriptor, $0.baseAddress, $0.count) }
         return Array(bytes[..<max(count, 0)])
     }
 
+    /// A descriptor of the file at `path`, or -1.
+    private static func open(_ path: [UInt8], _ flags: Int32) -> Int32 {
+        let text = path + [0]
+        // SAFETY: the text ends with a zero byte and lives for the call.
+        return unsafe text.withUnsafeBytes { bytes in
+            unsafe bytes.baseAddress.map { unsafe open_existing($0.assumingMemoryBound(to: CChar.self), flags) } ?? -1
+        }
+    }
+
+    /// Names in the folder at `path`, without the hidden ones.
+    static func names(in path: [UInt8]) -> [[UInt8]] {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY)
+        guard descriptor >= 0 else { return [] }
+        guard let list = unsafe fdopendir(descriptor) else {
+            close(descriptor)
+            return []
+        }
+        // SAFETY: the list is closed once, here; each name ends with a zero byte and is copied before the next call.
+        defer { unsafe _ = closedir(list) }
+        var names: [[UInt8]] = []
+        while let entry = unsafe readdir(list) {
+            let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { unsafe Array($0.prefix { $0 != 0 }) }
+            if name.first != UInt8(ascii: ".") { names.append(name) }
+        }
+        return names
+    }
+
+    /// Loads what /etc/modules lists, in its order; goes on without what cannot be loaded, and tells it with its error.
+    static func loadModules(_ failed: ([UInt8], Int32) -> Void) {
+        let list = contents(of: "/etc/modules")
+        for name in list.split(whereSeparator: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") }) {
+            let error = loadModule(name)
+            if error != 0 { failed(Array(name), error) }
+        }
+    }
+
     /// Loads the module in /lib/modules; returns the kernel's error number, or 0.
-    static func loadModule(_ name: some Sequence<UInt8>) -> Int32 {
+    private static func loadModule(_ name: some Sequence<UInt8>) -> Int32 {
         var path = [UInt8]()
         // SAFETY: the buffer is the literal's own, valid for the call.
         ("/lib/modules/" as StaticString).withUTF8Buffer { unsafe path.append(contentsOf: $0) }
         path.append(contentsOf: name)
-        path.append(0)
-        // SAFETY: the path ends with a zero byte and lives for the call.
-        let descriptor = unsafe path.withUnsafeBytes { bytes in
-            unsafe bytes.baseAddress.map {
-                unsafe open_existing($0.assumingMemoryBound(to: CChar.self), O_RDONLY | O_CLOEXEC)
-            } ?? -1
-        }
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return last_error() }
         defer { close(descriptor) }
         return load_module(descriptor) == 0 ? 0 : last_error()

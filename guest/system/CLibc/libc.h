@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of musl and of Linux that the guest's init calls, for Swift to import: variadic calls get a fixed form here.
+// The part of musl and of Linux that the guest's programs call, for Swift to import: variadic calls get a fixed form here.
 #pragma once
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
