@@ -113,7 +113,8 @@ public protocol VirtualMachine: AnyObject {
     func guestTimeStops()
     /// Writes of four bytes at `address` set the eventfd `event` instead of reaching the bus; whether the backend can.
     func setNotification(at address: GuestPhysicalAddress, event: Int32) -> Bool
-}
+    /// What it has done, for whoever wants to know where time goes: names and numbers, none where nothing is counted.
+    var counts: [(name: String, value: UInt64)] { get }
 
 /// A backend whose processors follow `GuestClock`, on the machine's own thread.
 extension VirtualMachine {
@@ -123,4 +124,5 @@ extension VirtualMachine {
     public func guestTimeStarts() {}
     public func guestTimeStops() {}
     public func setNotification(at address: GuestPhysicalAddress, event: Int32) -> Bool { false }
+    public var counts: [(name: String, value: UInt64)] { [] }
 }
