@@ -115,6 +115,7 @@ public protocol VirtualMachine: AnyObject {
     func setNotification(at address: GuestPhysicalAddress, event: Int32) -> Bool
     /// What it has done, for whoever wants to know where time goes: names and numbers, none where nothing is counted.
     var counts: [(name: String, value: UInt64)] { get }
+}
 
 /// A backend whose processors follow `GuestClock`, on the machine's own thread.
 extension VirtualMachine {
