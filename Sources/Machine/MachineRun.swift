@@ -191,7 +191,8 @@ extension Machine {
         return isStopped ? .stopped : nil
     }
 
-    /// Stops guest time, which the loop lets go on otherwise, and tells what the machine does, after a change of `isPaused` or `freeze`.
+    /// Stops guest time, which the loop lets go on otherwise, and tells what the machine does, after a change of `isPaused`
+    /// or `freeze`.
     func updateHold() {
         if isPaused || freeze?.holdsGuest == true { stopTime() }
         control.setActivity(freeze != nil ? .freezing : isPaused ? .paused : .running)

@@ -95,11 +95,9 @@ static inline int chost_kvm_get_events(int vcpu, struct kvm_vcpu_events *value) 
 static inline int chost_kvm_set_events(int vcpu, const struct kvm_vcpu_events *value) {
     return ioctl(vcpu, KVM_SET_VCPU_EVENTS, value);
 }
-static inline int chost_kvm_get_fpu(int vcpu, struct kvm_fpu *value) { return ioctl(vcpu, KVM_GET_FPU, value); }
 /// `area`: 4096 bytes, an XSAVE area in standard form.
 static inline int chost_kvm_get_xsave(int vcpu, void *area) { return ioctl(vcpu, KVM_GET_XSAVE, area); }
 static inline int chost_kvm_set_xsave(int vcpu, const void *area) { return ioctl(vcpu, KVM_SET_XSAVE, area); }
-static inline int chost_kvm_set_fpu(int vcpu, const struct kvm_fpu *value) { return ioctl(vcpu, KVM_SET_FPU, value); }
 /// `list`: a struct kvm_msrs with `nmsrs` entries. Returns how many were read or written, from the first on.
 static inline int chost_kvm_get_msrs(int vcpu, void *list) { return ioctl(vcpu, KVM_GET_MSRS, list); }
 static inline int chost_kvm_set_msrs(int vcpu, const void *list) { return ioctl(vcpu, KVM_SET_MSRS, list); }
@@ -192,7 +190,6 @@ static inline void chost_kvm_clear_request(struct kvm_run *run) { __atomic_store
 // MARK: Signals that end a KVM_RUN
 
 static inline void chost_kvm_ignore_signal(int number) { (void)number; }
-static inline int chost_kvm_signal_number(void) { return SIGRTMIN; }
 /// Has the signal interrupt system calls and do nothing else.
 static inline int chost_kvm_install_signal(void) {
     struct sigaction action = {0};
