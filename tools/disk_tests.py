@@ -138,16 +138,17 @@ def files_survive_snapshots_under_load(bench):
 
 def fio_verifies_across_a_snapshot(bench):
     """fio finds every block that it wrote at random, in the original and in a copy of the midst of it"""
-    disk = make_image(bench.file("fio.qcow2"), "64M")
+    disk = make_image(bench.file("fio.qcow2"), "128M")
     bundle = bench.file("fio.smolmachine")
     fio = (
-        "/tools/run fio --name=v --filename=/dev/vda --rw=randwrite --bs=4k --size=32M --iodepth=16 --ioengine=libaio "
+        "/tools/run fio --name=v --filename=/dev/vda --rw=randwrite --bs=4k --size=64M --iodepth=16 --ioengine=libaio "
         "--direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --randrepeat=0 --eta=never --output=/dev/null")
     with shell(bench, disks=[disk]) as guest:
         guest.begin(fio)
-        time.sleep(4)
+        time.sleep(2)
         snapshot(bench, guest, bundle)
         running = guest.count
+        require(f"end{running}:".encode() not in guest.machine.output, "fio was done before the snapshot: give it more")
         require(guest.end()[0] == 0, "fio found wrong blocks in the original")
     check_image(disk)
     with copy(bench, bundle, running) as guest:
