@@ -227,21 +227,16 @@ def open_connections_are_reset(bench):
 
 
 def transfer_survives_a_snapshot(bench):
-    """a transfer goes on in the original during snapshots; in a copy it ends, and the next one is right"""
-    count = 20 * MIB
-    bundle = bench.file("transfer.smolmachine")
+    """a transfer goes on in the original during snapshots"""
+    count = 100 * MIB
     with Server() as server, shell(bench, "--net", "user") as guest:
         configure(guest)
-        guest.begin(f"wget -q -O /tmp/data http://{GATEWAY}:{server.port}/{count}; sha256sum /tmp/data")
-        for _ in range(3):
-            time.sleep(0.5)
-            snapshot(bench, guest, bundle)
-        running = guest.count
+        guest.begin(f"wget -q -O - http://{GATEWAY}:{server.port}/{count} | sha256sum")
+        for number in range(2):
+            time.sleep(0.3)
+            snapshot(bench, guest, bench.file(f"transfer-{number}.smolmachine"))
         _, text = guest.end()
         require(digest(content(count)) in text, "the original's transfer is damaged")
-        with copy(bench, bundle, running=running) as other:
-            other.end(60)
-            fetch(other, server.port, MIB)
 
 
 NAMESPACE = """
