@@ -24,6 +24,8 @@ let package = Package(
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CAio", providers: [.apt(["libaio-dev"])]),
+        .target(name: "CAgentFiles"),
+        .target(name: "AgentProtocol", dependencies: ["CAgentFiles"]),
         .target(name: "HostThreads"),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
@@ -57,7 +59,7 @@ let package = Package(
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "Machine", "Bundle", "DiskImage",
+                "CHost", "AgentProtocol", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),

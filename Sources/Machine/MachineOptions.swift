@@ -14,8 +14,13 @@ public enum ClockReset: Equatable, Sendable {
 public struct SnapshotOptions: Equatable, Sendable {
     /// Images under the machine's disks that nobody writes stay outside; the bundle has their paths and hashes.
     public var refersToBases = false
+    /// The machine does not go on: it stands while the bundle is written, and ends when it is.
+    public var endsMachine = false
 
-    public init(refersToBases: Bool = false) { self.refersToBases = refersToBases }
+    public init(refersToBases: Bool = false, endsMachine: Bool = false) {
+        self.refersToBases = refersToBases
+        self.endsMachine = endsMachine
+    }
 }
 
 /// The freeze that a text on the console sets off; the machine ends with it.

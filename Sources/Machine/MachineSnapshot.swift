@@ -58,7 +58,8 @@ extension Machine {
         }
         flushConsole()
         let since = GuestClock.hostMonotonic()
-        freeze = Freeze(order: order)
+        freeze = Freeze(order: order, wasPaused: isPaused)
+        if order.options.endsMachine { isPaused = true }
         clock.pause()
         control.setActivity(.freezing)
         defer { updateHold() }
@@ -84,6 +85,9 @@ extension Machine {
         freeze = nil
         memory.thaw()
         virtio.thawDisks()
+        if ended.order.options.endsMachine {
+            if case .success = result { control.stop() } else { isPaused = ended.wasPaused }
+        }
         updateHold()
         switch result {
         case .success(var report):

@@ -5,6 +5,7 @@
 #include "chost_file.h"
 #include "chost_memory.h"
 #include "chost_poller.h"
+#include "chost_process.h"
 #include "chost_ring.h"
 #include "chost_socket.h"
 #include "chost_vector.h"

@@ -41,7 +41,8 @@ final class ControlServer: Sendable {
                 while conversations.load(ordering: .relaxed) >= Self.mostConversations { usleep(10_000) }
                 conversations.wrappingAdd(1, ordering: .relaxed)
                 let conversation = Conversation(
-                    connection: connection, control: control, description: description, removed: removed)
+                    connection: connection, control: control, description: description, removed: removed,
+                    agent: GuestAgent(path: vsockPath, control: control))
                 do {
                     try HostThread.start { [self] in
                         conversation.run(patience: Self.patience)
@@ -72,6 +73,7 @@ private struct Conversation: Sendable {
     let control: MachineControl
     let description: MachineDescription
     let removed: WakeSignal
+    let agent: GuestAgent
 
     func run(patience: Int) {
         guard connection.peerIsTrusted else {
@@ -111,9 +113,10 @@ private struct Conversation: Sendable {
                 guard let path = request.path, path.hasPrefix("/") else {
                     return .error("a snapshot needs an absolute path")
                 }
-                let report = try control.snapshot(
-                    to: path, SnapshotOptions(refersToBases: request.baseByReference ?? false)
-                ) { fraction in send(.progress(fraction)) }
+                let report = try snapshot(
+                    to: path,
+                    SnapshotOptions(
+                        refersToBases: request.baseByReference ?? false, endsMachine: request.stop ?? false))
                 return ControlReply(event: .result, snapshot: report)
             case .balloon:
                 guard let bytes = request.bytes else { return .error("a balloon needs bytes") }
@@ -128,6 +131,15 @@ private struct Conversation: Sendable {
         } catch {
             return .error("\(error)")
         }
+    }
+
+    /// The guest's agent makes it ready to be frozen, if there is one, and lets it go on when its state is copied.
+    private func snapshot(to path: String, _ options: SnapshotOptions) throws -> SnapshotReport {
+        let isPrepared = agent.prepare()
+        defer {
+            if isPrepared, !options.endsMachine { agent.proceed() }
+        }
+        return try control.snapshot(to: path, options) { fraction in send(.progress(fraction)) }
     }
 
     private func waitForRemoval() {
