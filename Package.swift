@@ -59,13 +59,18 @@ let package = Package(
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "AgentProtocol", "Machine", "Bundle", "DiskImage",
+                "CHost", "AgentProtocol", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
+        .target(name: "CBareGuests", path: "guest/bare"),
         .target(name: "TestSupport", path: "Tests/Support/TestSupport"),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
-        .testTarget(name: "HypervisorTests", dependencies: ["Hypervisor", "Snapshot"]),
+        .testTarget(
+            name: "HypervisorTests",
+            dependencies: [
+                "CBareGuests", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+            ]),
         .testTarget(
             name: "HypervisorSoftwareTests",
             dependencies: [
@@ -92,7 +97,10 @@ let package = Package(
             ]),
         .testTarget(
             name: "MachineTests",
-            dependencies: ["Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory", "Snapshot"]),
+            dependencies: [
+                "CBareGuests", "TestSupport", "Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory",
+                "Snapshot",
+            ]),
         .testTarget(
             name: "smolvmmTests",
             dependencies: [

@@ -106,6 +106,15 @@ prepare_bench() {
     fi
 }
 
+# What measures applications: a Debian with PostgreSQL, which takes some minutes to make.
+prepare_applications() {
+    prepare_bench
+    if outdated "$cache/guest-bench/root.qcow2" guest/bench-setup; then
+        tools/make-guest "$cache/guest-bench" --packages python3,postgresql --upload "$bench_program:/usr/bin/smolbench" \
+            --provision guest/bench-setup --size 2G
+    fi
+}
+
 # What tests and measurements of disks take besides.
 prepare_disks() {
     build_disk_initramfs

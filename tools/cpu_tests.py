@@ -6,12 +6,13 @@ import re
 import shlex
 import time
 
-from harness import CACHE, Shell, Skip, require
+from harness import CACHE, Shell, Skip, require, run
 from measure_cpu import Native, preparation, result, suite
 
 BOOT_SECONDS = 120
 JOBS_SECONDS = 600
 SNAPSHOTS = 4
+BLOCKS = 500
 
 
 def native_results(bench, scale):
@@ -22,7 +23,7 @@ def native_results(bench, scale):
     jobs = suite(program, scale)
     folder = bench.file(f"native-{scale}")
     folder.mkdir()
-    native = Native(program, scale, folder)
+    native = Native(program, folder, preparation(scale))
     return {job: native.measure(job)[1] for job in jobs}
 
 
@@ -92,4 +93,20 @@ def frozen_programs_agree(bench):
         compare(expected, text, printed[0])
 
 
-TESTS = [programs_agree, frozen_programs_agree]
+def random_blocks_agree(bench):
+    """random code with exceptions, single steps and changes of itself ends in the guest as on the host's processor"""
+    program = CACHE / "smolbench"
+    if not program.exists():
+        raise Skip("guest/build-bench was not run")
+    with shell(bench, bench.new_name(), 1) as guest:
+        for first in range(0, BLOCKS, BLOCKS // 10):
+            words = ["blocks", str(first), str(BLOCKS // 10)]
+            _, native, _ = run([program, *words])
+            printed = guest.run(" ".join(["smolbench", *words]), timeout=JOBS_SECONDS)
+            expected, actual = (re.search(r"^blocks [\d.]+ ([0-9a-f]+)", text, re.MULTILINE)[1] for text in (native, printed))
+            require(
+                actual == expected,
+                f"blocks {first} to {first + BLOCKS // 10} differ: tools/fuzz-blocks --seed {first} shows the first that does")
+
+
+TESTS = [programs_agree, frozen_programs_agree, random_blocks_agree]

@@ -223,12 +223,17 @@ def add_machine_options(parser):
     parser.add_argument("--initramfs", default=CACHE / "initramfs.cpio", help="default: %(default)s")
 
 
-def qemu(kernel, initramfs, command_line, memory=256):
-    """The peer's command. With ACPI on, QEMU's microvm gives Linux no timer to calibrate against and it hangs."""
+def qemu(kernel, initramfs, command_line, memory=256, drives=()):
+    """The peer's command, with virtio disks over MMIO for `drives`. With ACPI on, without which Linux does not find these
+    disks, QEMU's microvm gives it no timer to calibrate against, and it hangs unless it is told `qemu_clock`."""
+    disks = [
+        word for number, drive in enumerate(drives)
+        for word in ("-drive", f"if=none,id=d{number},{drive}", "-device", f"virtio-blk-device,drive=d{number}")]
     return [
-        "qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max", "-m", str(memory),
-        "-kernel", kernel, "-initrd", initramfs, "-append", f"console=ttyS0 {command_line}",
-        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        "qemu-system-x86_64", "-M", f"microvm,acpi={'on' if drives else 'off'}", "-accel", "tcg", "-cpu", "max", "-m",
+        str(memory), "-kernel", kernel, "-initrd", initramfs, "-append",
+        " ".join(["console=ttyS0", command_line, *([qemu_clock()] if drives else [])]),
+        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", *disks]
 
 
 def qemu_clock():

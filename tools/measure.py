@@ -4,6 +4,7 @@
 
 boot      process start to the guest's init, beside QEMU's microvm under TCG
 cpu       programs that compute, touch memory and call the kernel, beside QEMU's microvm under TCG and the host
+applications  Python and PostgreSQL, the same way, in a guest made of Debian packages
 loops     the software CPU's speed in million instructions a second, on loops of its own
 restore   process start to the guest's next console line
 snapshot  the snapshot command, and how long the guest stands still for it
@@ -23,6 +24,7 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
+import measure_applications
 import measure_cpu
 import measure_disk
 from harness import INIT, TICK, Failure, Process, add_machine_options, machine_parts, qemu, require, run
@@ -200,7 +202,8 @@ def migrated(setup, memory):
 
 
 MEASUREMENTS = {
-    "boot": measure_boot, "cpu": measure_cpu.measure_cpu, "loops": measure_loops, "restore": measure_restore,
+    "boot": measure_boot, "cpu": measure_cpu.measure_cpu,
+    "applications": measure_applications.measure_applications, "loops": measure_loops, "restore": measure_restore,
     "snapshot": measure_snapshot, "size": measure_size, "disk": measure_disk.measure_disk,
 }
 
@@ -210,7 +213,7 @@ def main():
     parser.add_argument("what", nargs="?", default="all", choices=[*MEASUREMENTS, "all"])
     parser.add_argument("--runs", type=int, default=5, help="runs of each side (default: %(default)s)")
     parser.add_argument("--memory", type=int, nargs="+", default=[256], metavar="MIB", help="default: 256")
-    processor = parser.add_argument_group("cpu")
+    processor = parser.add_argument_group("cpu and applications")
     processor.add_argument("--scale", type=int, default=10, help="how much work, 1 is 5 ms natively (default: 10)")
     processor.add_argument("--program", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
     processor.add_argument(

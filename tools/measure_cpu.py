@@ -33,10 +33,11 @@ START_PROGRAMS = "i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo $i | {busyb
 class Job:
     """A program of the suite, or another one that smolbench starts and times."""
 
-    def __init__(self, name, group, words):
+    def __init__(self, name, group, words, runs_natively=True):
         self.name = name
         self.group = group
         self.words = words
+        self.runs_natively = runs_natively
 
 
 def suite(program, scale):
@@ -57,7 +58,7 @@ def suite(program, scale):
 
 
 def preparation(scale):
-    """The shell command that makes what the jobs read."""
+    """The shell command that makes what the suite's jobs read."""
     return shlex.join([BUSYBOX, "awk", NUMBERS.format(count=3000 * scale)]) + " > numbers"
 
 
@@ -72,10 +73,10 @@ def result(job, text):
 class Native:
     """This host, on one of its processors, as a guest has one."""
 
-    def __init__(self, program, scale, folder):
+    def __init__(self, program, folder, preparation="true"):
         self.program = program
         self.folder = folder
-        subprocess.run(["sh", "-c", preparation(scale)], cwd=folder, check=True)
+        subprocess.run(["sh", "-c", preparation], cwd=folder, check=True)
 
     def measure(self, job):
         processors = os.sched_getaffinity(0)
@@ -92,9 +93,10 @@ class Native:
 class Guest:
     """A guest at its shell's prompt; one that was lost is booted again for the next job."""
 
-    def __init__(self, command, scale):
+    def __init__(self, command, preparation, prompt=rb"/ # "):
         self.command = command
-        self.scale = scale
+        self.preparation = preparation
+        self.prompt = prompt
         self.shell = None
         self.boots = True
 
@@ -113,9 +115,9 @@ class Guest:
         machine = Process(self.command)
         self.shell = Shell(machine)
         self.boots = False
-        machine.expect(rb"/ # ", BOOT_SECONDS)
+        machine.expect(self.prompt, BOOT_SECONDS)
         self.boots = True
-        self.shell.run("PS1=; cd /tmp; " + preparation(self.scale), timeout=JOB_SECONDS)
+        self.shell.run(self.preparation, timeout=JOB_SECONDS)
         self.began = self.clocks()
 
     def clocks(self):
@@ -136,21 +138,13 @@ class Guest:
         self.shell = None
 
 
-def sides(setup, program, initramfs, folder):
-    """What is compared, by name: this host, QEMU, and smolvmm with each of its engines that was asked for."""
-    memory = setup.sizes[0]
-    command_line = "quiet smolvmm.run=shell"
-    found = {
-        NATIVE: Native(program, setup.scale, folder),
-        PEER: Guest(qemu(setup.kernel, initramfs, f"{command_line} {qemu_clock()}", memory), setup.scale),
-    }
-    for engine in setup.engines or [None]:
-        name = engine or "smolvmm"
-        found[name] = Guest([
-            setup.smolvmm, "boot", setup.kernel, initramfs, "--name", f"bench-{os.getpid()}-{name}", "--memory",
-            f"{memory}M", "--accel", "software", *(["--cpu-engine", engine] if engine else []),
-            "--cmdline", command_line], setup.scale)
-    return found
+def engines(setup, kernel, initramfs, memory, options, preparation, prompt=rb"/ # "):
+    """Guests of smolvmm with each engine that was asked for, by name."""
+    return {
+        engine or "smolvmm": Guest([
+            setup.smolvmm, "boot", kernel, initramfs, "--name", f"bench-{os.getpid()}-{engine}", "--memory", f"{memory}M",
+            "--accel", "software", *(["--cpu-engine", engine] if engine else []), *options], preparation, prompt)
+        for engine in setup.engines or [None]}
 
 
 class Table:
@@ -184,8 +178,8 @@ class Table:
 
 
 def measure_job(job, compared, runs, failures):
-    """The median of the seconds of each side that got the same result as the host."""
-    times = {name: [] for name in compared}
+    """The median of the seconds of each side that got the same result as the others."""
+    times = {name: [] for name in compared if job.runs_natively or name != NATIVE}
     expected = None
     for _ in range(runs):
         for name, side in compared.items():
@@ -202,35 +196,6 @@ def measure_job(job, compared, runs, failures):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure_cpu(setup):
-    """guest/bench and programs of busybox: on this host, under QEMU's TCG, and on the software CPU, in turn"""
-    program = require_file(CACHE / "smolbench", "guest/build-bench cache/smolbench")
-    initramfs = require_file(
-        CACHE / "initramfs-bench.cpio", "guest/build-initramfs cache/initramfs-bench.cpio --program cache/smolbench")
-    jobs = suite(program, setup.scale)
-    unknown = set(setup.programs) - {job.name for job in jobs}
-    require(not unknown, f"there is no program {' '.join(sorted(unknown))}; there are {' '.join(j.name for j in jobs)}")
-    jobs = [job for job in jobs if not setup.programs or job.name in setup.programs]
-    failures = []
-    with tempfile.TemporaryDirectory(prefix="smolvmm-bench-") as folder:
-        compared = sides(setup, program, initramfs, folder)
-        table = Table(list(compared))
-        try:
-            measured = measure_groups(jobs, compared, setup.runs, table, failures)
-            if len(measured) > 1:
-                table.mean("all", measured)
-            for name, side in compared.items():
-                if isinstance(side, Guest) and side.shell:
-                    try:
-                        side.check_clock()
-                    except Failure as failure:
-                        failures.append(f"{name}: {failure}")
-        finally:
-            for side in compared.values():
-                side.end()
-    require(not failures, "\n  ".join([f"{len(failures)} failures", *failures]))
-
-
 def measure_groups(jobs, compared, runs, table, failures):
     """Measures and shows group by group; returns the times of all jobs."""
     measured = []
@@ -245,3 +210,41 @@ def measure_groups(jobs, compared, runs, table, failures):
             table.mean("mean", rows)
         measured += rows
     return measured
+
+
+def compare(setup, jobs, compared):
+    """Measures those of the jobs that were asked for on all sides, in turn, and prints the table."""
+    unknown = set(setup.programs) - {job.name for job in jobs}
+    require(not unknown, f"there is no program {' '.join(sorted(unknown))}; there are {' '.join(j.name for j in jobs)}")
+    jobs = [job for job in jobs if not setup.programs or job.name in setup.programs]
+    failures = []
+    table = Table(list(compared))
+    try:
+        measured = measure_groups(jobs, compared, setup.runs, table, failures)
+        if len({job.group for job in jobs}) > 1:
+            table.mean("all", measured)
+        for name, side in compared.items():
+            if isinstance(side, Guest) and side.shell:
+                try:
+                    side.check_clock()
+                except Failure as failure:
+                    failures.append(f"{name}: {failure}")
+    finally:
+        for side in compared.values():
+            side.end()
+    require(not failures, "\n  ".join([f"{len(failures)} failures", *failures]))
+
+
+def measure_cpu(setup):
+    """guest/bench and programs of busybox: on this host, under QEMU's TCG, and on the software CPU, in turn"""
+    program = require_file(CACHE / "smolbench", "guest/build-bench cache/smolbench")
+    initramfs = require_file(
+        CACHE / "initramfs-bench.cpio", "guest/build-initramfs cache/initramfs-bench.cpio --program cache/smolbench")
+    command_line = "quiet smolvmm.run=shell"
+    ready = "PS1=; cd /tmp; " + preparation(setup.scale)
+    memory = setup.sizes[0]
+    with tempfile.TemporaryDirectory(prefix="smolvmm-bench-") as folder:
+        compare(setup, suite(program, setup.scale), {
+            NATIVE: Native(program, folder, preparation(setup.scale)),
+            PEER: Guest(qemu(setup.kernel, initramfs, f"{command_line} {qemu_clock()}", memory), ready),
+            **engines(setup, setup.kernel, initramfs, memory, ["--cmdline", command_line], ready)})

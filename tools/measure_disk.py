@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 
-from harness import CACHE, Failure, Process, qemu, qemu_clock, require, require_file, run
+from harness import CACHE, Failure, Process, qemu, require, require_file, run
 
 DISK_SIZE = 1 << 30
 # What qemu-img bench adds to an offset each time: every request goes to another cluster.
@@ -146,12 +146,9 @@ def measure_guest(setup):
                 "--disk", image, "--disk", f"{tools},readonly", "--cmdline", "quiet smolvmm.run=shell"])
 
         def theirs():
-            command = qemu(setup.kernel, initramfs, f"quiet smolvmm.run=shell {qemu_clock()}")
-            command[command.index("microvm,acpi=off")] = "microvm,acpi=on"
-            return Process([
-                *command, "-drive", f"if=none,id=a,file={image},format=qcow2,cache=none,aio=native,discard=unmap",
-                "-device", "virtio-blk-device,drive=a",
-                "-drive", f"if=none,id=b,file={tools},format=raw,readonly=on", "-device", "virtio-blk-device,drive=b"])
+            return Process(qemu(setup.kernel, initramfs, "quiet smolvmm.run=shell", drives=[
+                f"file={image},format=qcow2,cache=none,aio=native,discard=unmap",
+                f"file={tools},format=raw,readonly=on"]))
 
         values = {case: ([], []) for case in FIO_CASES}
         for _ in range(max(1, setup.runs // 2)):

@@ -41,7 +41,7 @@ public struct BootImage {
         try prepare()
         guard let image = prepared else { return }
         let target = BootTarget(memory)
-        do throws(GuestMemoryError) { try Self.loadROM(into: memory) } catch { throw .memory(error) }
+        try Self.loadROM(into: memory)
         try place(image, in: target)
         let initramfsStart = try placeInitramfs(image, in: target)
         try target.writeZeroPage(
@@ -57,14 +57,17 @@ public struct BootImage {
     }
 
     /// Puts the boot ROM at the end of the first 4 GiB, and what restarts the machine at the end of the first MiB.
-    private static func loadROM(into memory: GuestMemory) throws(GuestMemoryError) {
+    ///
+    /// A restored machine needs it before its memory: the ROM is in no bundle, and its descriptor table may be in use.
+    public static func loadROM(into memory: GuestMemory) throws(BootError) {
         // SAFETY: the image has exactly `romSize` bytes.
         let rom = unsafe [UInt8](
             UnsafeRawBufferPointer(start: smolvmm_boot_rom_start(), count: Int(GuestMemory.romSize)))
-        try memory.write(rom, at: GuestMemory.romStart)
+        let target = BootTarget(memory)
+        try target.write(rom, at: GuestMemory.romStart.rawValue)
         // Software that restarts the machine as a BIOS would jumps here: RAM with the ROM's entry for that.
         let restart = rom[BootLayout.restartEntry..<BootLayout.restartEntry + 16]
-        try memory.write(Array(restart), at: GuestPhysicalAddress(BootLayout.legacyResetVector))
+        try target.write(Array(restart), at: BootLayout.legacyResetVector)
     }
 
     private func place(_ image: KernelImage, in target: BootTarget) throws(BootError) {

@@ -179,6 +179,8 @@ public final class SerialPort: ByteDevice, PlatformDevice {
             if isLatchAccess { return UInt8(truncatingIfNeeded: state.divisor) }
             guard !state.receiverFIFO.isEmpty else { return 0 }
             let byte = state.receiverFIFO.removeFirst()
+            // The next byte comes later: an edge-triggered input must see that.
+            updateInterrupt()
             fillReceiver()
             return byte
         case .interruptEnable:

@@ -16,6 +16,11 @@ struct BlockHeader {
     var pageOffset: UInt16
     var mode: CodeMode
     var isValid: Bool
+    /// Where its translation is in the code buffer, or 0, and the access set that it was made for.
+    var code: UInt32 = 0
+    var codeSet = AccessSet.supervisor
+    /// How often it ran before it was translated.
+    var heat: UInt8 = 0
 }
 
 /// Decoded code of a machine, and where it came from: what its processors have in common. They take turns on one thread.
@@ -30,6 +35,10 @@ struct BlockHeader {
     fileprivate(set) var decoded = 0
     /// How often the arena was emptied.
     fileprivate(set) var evictions = 0
+    /// How often blocks became invalid.
+    private(set) var invalidations = 0
+    /// Where blocks are translated.
+    var translator: Translator?
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
@@ -89,6 +98,7 @@ struct BlockHeader {
                     unsafe instruction.pointee.handler = .blockInvalid
                 }
                 unsafe header.pointee.isValid = false
+                if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
                 // Links to it are not followed: no time slice is that long.
                 unsafe header.pointee.count = .max
             }
@@ -96,6 +106,14 @@ struct BlockHeader {
         }
         physical.setBlockHead(page, 0)
         physical.setCodeMask(page, 0)
+        invalidations += 1
+    }
+
+    /// What goes with all blocks.
+    fileprivate func forgetBlocks() {
+        evictions += 1
+        invalidations += 1
+        translator?.empty()
     }
 }
 
@@ -140,7 +158,7 @@ extension SharedCode: MemoryObserver {
     private let arena: UnsafeMutableRawPointer
     private let hashHeads: UnsafeMutablePointer<UInt32>
     private let recent: UnsafeMutablePointer<Recent>
-    private var generation: UInt32 = 1
+    private(set) var generation: UInt32 = 1
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
 
@@ -246,7 +264,7 @@ extension SharedCode: MemoryObserver {
     /// Forgets every block. None may be running.
     mutating func empty() {
         shared.used = Self.firstFree
-        shared.evictions += 1
+        shared.forgetBlocks()
         // SAFETY: it has as many elements.
         unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
         shared.physical.forgetCode()

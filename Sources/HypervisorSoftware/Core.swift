@@ -97,6 +97,10 @@ struct Core: ~Copyable {
     var nmiBlocked = false
     /// Set when the guest asks for something that this processor does not have; execution stops.
     var failure: String?
+    /// What an instruction threw that the interpreter ran for translated code.
+    var pendingFault: Fault?
+    /// When the keys in the jump table were begun.
+    var jumpTableEpoch: UInt32 = 0
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0
@@ -121,6 +125,9 @@ struct Core: ~Copyable {
         blocks = BlockCache(code)
         code.add(translations)
         general[Int(RegisterIndex.fourGiB)] = 1 << 32
+        #if arch(x86_64) && os(Linux)
+            prepareTranslator()
+        #endif
     }
 
     deinit {

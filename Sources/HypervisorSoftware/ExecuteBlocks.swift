@@ -2,13 +2,19 @@
 // The interpreter's inner loop: one switch over the instructions of decoded blocks.
 
 extension Core {
-    /// Runs blocks from RIP until the time slice ends, the processor's mode may have changed, or, when `single`, for
-    /// one instruction. RIP is exact when it returns or throws.
-    mutating func executeBlocks(single: Bool) throws(Fault) {
+    /// How far `executeBlocks` goes.
+    enum Extent {
+        case slice, block, instruction
+    }
+
+    /// Runs blocks from RIP until the time slice ends, the processor's mode may have changed, or for one block or
+    /// instruction. RIP is exact when it returns or throws. Returns whether it ended with a system instruction.
+    @discardableResult
+    mutating func executeBlocks(_ extent: Extent) throws(Fault) -> Bool {
         /// The jump that led to the block being looked up, if it can be linked.
         var linkFrom: UInt32 = 0
         while true {
-            var i = try enterBlock(single: single, linkFrom: &linkFrom)
+            var i = try enterBlock(single: extent == .instruction, linkFrom: &linkFrom)
             do throws(Fault) {
                 run: while true {
                     switch i.handler {
@@ -27,7 +33,7 @@ extension Core {
                     case .system:
                         rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
                         try executeSystem(i.instruction)
-                        return
+                        return true
 
                     case .jo: if flags.overflow { if jump(&i, &linkFrom) { continue run } else { break run } }
                     case .jno: if !flags.overflow { if jump(&i, &linkFrom) { continue run } else { break run } }
@@ -209,7 +215,7 @@ extension Core {
                 if error.isNonCanonical, i.instruction.accessesStack { throw .stackFault(0) }
                 throw error
             }
-            if budget < 0 || single { return }
+            if budget < 0 || extent != .slice { return false }
         }
     }
 

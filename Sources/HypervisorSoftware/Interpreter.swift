@@ -45,7 +45,7 @@ extension Core {
         let single = trapping || watching || (interruptShadow && has(.interrupt) && interrupts.hasPendingInterrupt)
         interruptShadow = false
         guard single else {
-            do throws(Fault) { try executeBlocks(single: false) } catch { if error != .interrupted { deliver(error) } }
+            do throws(Fault) { try execute() } catch { if error != .interrupted { deliver(error) } }
             return
         }
         let rest = budget - 1
@@ -59,7 +59,7 @@ extension Core {
         }
         budget = 0
         do throws(Fault) {
-            try executeBlocks(single: true)
+            try executeBlocks(.instruction)
         } catch {
             budget = rest
             if error != .interrupted { return deliver(error) }

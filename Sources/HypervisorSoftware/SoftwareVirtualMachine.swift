@@ -17,6 +17,9 @@ public import X86
 struct SoftwareConfiguration {
     let model: CPUModel
     let processors: Int
+    var engine = SoftwareEngine.standard
+    /// How often a block is interpreted before it is translated.
+    var translationHeat: UInt8 = 40
 }
 
 /// A machine whose processors run in software.
@@ -26,11 +29,14 @@ public final class SoftwareVirtualMachine: VirtualMachine {
     private let clock: GuestClock
     private let configuration: SoftwareConfiguration
 
-    public init(memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int) {
+    public init(
+        memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int,
+        engine: SoftwareEngine = .standard
+    ) {
         code = SharedCode(memory)
         self.bus = bus
         self.clock = clock
-        configuration = SoftwareConfiguration(model: model, processors: processors)
+        configuration = SoftwareConfiguration(model: model, processors: processors, engine: engine)
     }
 
     public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The soft TLB: linear pages to host addresses, one direct-mapped set of entries for each way of access.
 
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
 /// The way memory is accessed, which decides what a page's protection means.
 enum AccessSet: Int {
     /// CPL 0 to 2, user pages refused when SMAP is on.
@@ -21,13 +27,20 @@ enum AccessSet: Int {
         var fetchTag: UInt64
         /// Host address minus linear address.
         var addend: UInt64
+
+        /// Byte offsets of the fields, for translated code.
+        static let readTagOffset = 0
+        static let writeTagOffset = 8
+        static let addendOffset = 24
     }
 
     static let invalidTag: UInt64 = 1
     static let entriesPerSet = 1024
-    private static let setCount = 3
+    static let setCount = 3
     private static let empty = Entry(readTag: invalidTag, writeTag: invalidTag, fetchTag: invalidTag, addend: 0)
 
+    /// What translated code runs with: fields of `ContextLayout`, the last of which are the entries.
+    let context: UnsafeMutableRawPointer
     private let entries: UnsafeMutablePointer<Entry>
     /// Which entries a flush that spares global pages keeps: parallel to `entries`.
     private let globals: UnsafeMutablePointer<Bool>
@@ -36,7 +49,13 @@ enum AccessSet: Int {
 
     init() {
         let count = Self.entriesPerSet * Self.setCount
-        unsafe entries = .allocate(capacity: count)
+        // From the system, so that it is zero and touched only as it is used.
+        guard let memory = unsafe calloc(1, ContextLayout.size) else {
+            preconditionFailure("the host has no memory for a soft TLB of \(ContextLayout.size) bytes")
+        }
+        unsafe context = memory
+        // SAFETY: the layout has room for the entries of all sets from there to its end.
+        unsafe entries = (memory + ContextLayout.translations).bindMemory(to: Entry.self, capacity: count)
         unsafe globals = .allocate(capacity: count)
         unsafe frames = .allocate(capacity: count)
         // SAFETY: all three have `count` elements.
@@ -46,7 +65,7 @@ enum AccessSet: Int {
     }
 
     func deallocate() {
-        unsafe entries.deallocate()
+        unsafe free(context)
         unsafe globals.deallocate()
         unsafe frames.deallocate()
     }

@@ -8,7 +8,7 @@ internal import Devices
 public import DiskImage
 internal import GuestMemory
 internal import Hypervisor
-internal import HypervisorSoftware
+public import HypervisorSoftware
 internal import Snapshot
 internal import Virtio
 internal import X86
@@ -65,7 +65,7 @@ public final class Machine {
 
     init(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
-        scratchFolder: String, trigger: FreezeTrigger?
+        scratchFolder: String, trigger: FreezeTrigger?, engine: SoftwareEngine
     ) throws(MachineError) {
         try CPUModel.check(configuration.cpuModel)
         control = try MachineControl()
@@ -87,7 +87,8 @@ public final class Machine {
                 devices: VirtioDefinition.devices(virtioCount))
             virtio = try MachineVirtio(configuration, images: disks, platform: platform, bus: bus, memory: memory)
             virtualMachine = SoftwareVirtualMachine(
-                memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus)
+                memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus,
+                engine: engine)
             for index in 0..<configuration.cpus {
                 let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: platform.localAPICs[index])
                 processors.append(Processor(cpu: cpu, isStarted: index == 0))
@@ -106,13 +107,14 @@ public final class Machine {
     ///   - disks: one for each of the configuration's, open; the machine closes them.
     ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
+    ///   - engine: how the software CPU runs it.
     public static func boot(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
-        scratchFolder: String, trigger: FreezeTrigger? = nil
+        scratchFolder: String, trigger: FreezeTrigger? = nil, engine: SoftwareEngine = .standard
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: trigger)
+            trigger: trigger, engine: engine)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine

@@ -11,6 +11,7 @@ final class MachineEvents: PlatformEvents, SerialSink, ConsolePortSink {
     enum ProcessorRequest: Equatable {
         case initialize(Int)
         case start(Int, page: UInt8)
+        case interruptNonMaskably(Int)
     }
 
     /// The processor that runs now; it is made to come back when there is something to do.
@@ -97,8 +98,10 @@ final class MachineEvents: PlatformEvents, SerialSink, ConsolePortSink {
         current?.requestExit()
     }
 
-    /// No backend takes one yet.
-    func platformRequestsNonMaskableInterrupt(processor index: Int) {}
+    func platformRequestsNonMaskableInterrupt(processor index: Int) {
+        processorRequests.append(.interruptNonMaskably(index))
+        current?.requestExit()
+    }
 
     func platformInterrupts(processor index: Int) { interrupted.insert(index) }
 

@@ -2,9 +2,11 @@
 // A machine out of a bundle. Every value in it is hostile until its layer has validated it.
 
 public import Bundle
+internal import Boot
 internal import Devices
 internal import GuestMemory
 internal import Hypervisor
+public import HypervisorSoftware
 internal import Snapshot
 internal import X86
 
@@ -14,7 +16,8 @@ extension Machine {
     ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String,
+        engine: SoftwareEngine = .standard
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
@@ -25,10 +28,11 @@ extension Machine {
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(
             configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: nil)
+            trigger: nil, engine: engine)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)
+        do throws(BootError) { try BootImage.loadROM(into: machine.memory) } catch { throw .boot("\(error)") }
         try loading { () throws(BundleError) in try bundle.restoreMemory(into: machine.memory) }
         try machine.enterNewGeneration()
         return machine

@@ -119,6 +119,7 @@ extension Machine {
                 switch request {
                 case .initialize(let index): try initialize(index)
                 case .start(let index, let page): try start(index, page: page)
+                case .interruptNonMaskably(let index): interruptNonMaskably(index)
                 }
             }
         } catch {
@@ -143,6 +144,12 @@ extension Machine {
         state.segments[1].base = UInt64(page) << 12
         state.rip = 0
         try setState(state, of: index)
+    }
+
+    private func interruptNonMaskably(_ index: Int) {
+        guard processors.indices.contains(index) else { return }
+        processors[index].cpu.raiseNMI()
+        processors[index].isIdle = false
     }
 
     // MARK: What others asked for

@@ -4,7 +4,7 @@
 internal import Bus
 internal import GuestMemory
 internal import Hypervisor
-internal import HypervisorSoftware
+public import HypervisorSoftware
 internal import X86
 
 /// Runs loops of guest code without a machine around them.
@@ -87,13 +87,13 @@ public enum ProcessorBenchmark {
     }
 
     /// Runs every loop once, some seconds in all.
-    public static func run() throws(MachineError) -> [Result] {
+    public static func run(_ engine: SoftwareEngine) throws(MachineError) -> [Result] {
         var results: [Result] = []
-        for loop in loops { results.append(try run(loop)) }
+        for loop in loops { results.append(try run(loop, engine)) }
         return results
     }
 
-    private static func run(_ loop: Loop) throws(MachineError) -> Result {
+    private static func run(_ loop: Loop, _ engine: SoftwareEngine) throws(MachineError) -> Result {
         do {
             let memory = try GuestMemory(size: Place.memory)
             // The first 4 MiB, mapped one to one by pages of 2 MiB.
@@ -106,7 +106,8 @@ public enum ProcessorBenchmark {
             }
             try memory.write(loop.code, at: GuestPhysicalAddress(Place.code))
             let machine = SoftwareVirtualMachine(
-                memory: memory, bus: Bus(), clock: GuestClock(), model: .x86_64_v2, processors: 1)
+                memory: memory, bus: Bus(), clock: GuestClock(), model: .x86_64_v2, processors: 1,
+                engine: engine)
             let interrupts = NoInterrupts()
             let cpu = machine.makeSoftwareCPU(index: 0, interrupts: interrupts)
             try cpu.restoreState(state(turns: loop.turns))

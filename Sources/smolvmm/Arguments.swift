@@ -2,6 +2,7 @@
 // What the command line's values may be.
 
 public import ArgumentParser
+public import HypervisorSoftware
 public import Machine
 
 /// The name of a running machine: also the name of a file, so it is limited to what is safe there.
@@ -48,6 +49,8 @@ enum Accelerator: String, ExpressibleByArgument, CaseIterable {
 }
 
 extension MachineConsole: ExpressibleByArgument {}
+
+extension SoftwareEngine: ExpressibleByArgument {}
 
 extension ClockReset: ExpressibleByArgument {
     public init?(argument: String) {

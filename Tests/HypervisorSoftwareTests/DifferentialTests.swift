@@ -54,13 +54,13 @@ struct DifferentialTests {
         return time.tv_sec
     }
 
-    @Test(arguments: FormGroup.allCases)
-    func `the software CPU does what the host's processor does`(group: FormGroup) throws {
+    @Test(arguments: FormGroup.allCases, SoftwareEngine.allCases)
+    func `the software CPU does what the host's processor does`(group: FormGroup, engine: SoftwareEngine) throws {
         let seconds = Self.variable("SMOLVMM_DIFFERENTIAL_SECONDS").flatMap { Int($0) } ?? 0
         let seed = Self.variable("SMOLVMM_DIFFERENTIAL_SEED").flatMap { UInt64($0) } ?? 1
         let filter = Self.variable("SMOLVMM_DIFFERENTIAL_FORM")
         let forms = group.forms.filter { form in filter.map { "\(form)".contains($0) } ?? true }
-        let software = try SoftwareRunner()
+        let software = try SoftwareRunner(engine)
         var generator = InstanceGenerator(seed: seed)
         var found: [String: Int] = [:]
         var completed: Set<String> = []
@@ -82,7 +82,7 @@ struct DifferentialTests {
         for form in forms where !form.alwaysFaults && !completed.contains("\(form)") {
             Issue.record("no instance of \(form) ran to its end")
         }
-        if seconds > 0 { print("\(group): \(total) instances, differences in \(found.count) rows") }
+        if seconds > 0 { print("\(group), \(engine): \(total) instances, differences in \(found.count) rows") }
         for (form, count) in found.sorted(by: { $0.value > $1.value }) { print("  \(form): \(count)") }
     }
 

@@ -3,6 +3,8 @@
 //
 //   smolbench list                       the programs: `NAME GROUP`, a line each
 //   smolbench NAME [SCALE]               does the program's work SCALE times (1): `NAME seconds checksum`
+//   smolbench blocks SEED COUNT          runs random blocks of code from SEED on: `blocks seconds checksum`
+//   smolbench block SEED                 runs one of them and shows its code, its exceptions and its end
 //   smolbench command NAME PROGRAM...    the same for another program, with a checksum of what it prints
 //
 // Status 1: a program found a result that is wrong; 2: wrong usage.
@@ -24,6 +26,12 @@ func main(_ count: Int32, _ arguments: UnsafePointer<UnsafePointer<CChar>?>) -> 
         // SAFETY: `main`'s strings end with nil, and there are more than three.
         guard let outcome = unsafe Command.run(arguments + 3) else { return refuse("cannot run ", words[2]) }
         return report(words[1], outcome)
+    }
+    if name.equals("blocks"), words.count == 3, let seed = number(words[1]), let count = number(words[2]) {
+        return report(name, BlockRunner.run(seed: seed, count: count))
+    }
+    if name.equals("block"), words.count == 2, let seed = number(words[1]) {
+        return BlockRunner.show(seed: seed) ? 0 : 1
     }
     guard let program = Program.all.first(where: { name.equals($0.name) }) else {
         return refuse("no such program: ", name)
@@ -57,7 +65,8 @@ private func refuse(_ what: StaticString, _ word: [UInt8]) -> Int32 {
 }
 
 private func usage() -> Int32 {
-    let line = Line("usage: smolbench list | NAME [SCALE] | command NAME PROGRAM [ARGUMENT...]")
+    let line = Line(
+        "usage: smolbench list | NAME [SCALE] | blocks SEED COUNT | block SEED | command NAME PROGRAM [ARGUMENT...]")
     line.write(to: STDERR_FILENO)
     return 2
 }
@@ -73,9 +82,9 @@ private func bytes(of text: UnsafePointer<CChar>?) -> [UInt8] {
     return bytes
 }
 
-/// A decimal number of at most six digits.
+/// A decimal number of at most nine digits.
 private func number(_ text: [UInt8]) -> Int? {
-    guard (1...6).contains(text.count) else { return nil }
+    guard (1...9).contains(text.count) else { return nil }
     var value = 0
     for byte in text {
         guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { return nil }

@@ -4,6 +4,10 @@
 
 #include <stddef.h>
 #include <sys/mman.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /// Maps `size` bytes of zero-filled private memory; NULL with errno set when refused.
 static inline void *chost_map_anonymous(size_t size) {
@@ -29,3 +33,8 @@ static inline int chost_release_memory(void *start, size_t size) {
     return -1;
 #endif
 }
+
+#if defined(__linux__)
+/// A file that is only memory; -1 with errno set when refused.
+static inline int chost_memory_file(void) { return (int)syscall(SYS_memfd_create, "smolvmm-code", 1U /* MFD_CLOEXEC */); }
+#endif

@@ -5,7 +5,16 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <stdint.h>
+
+/// Whether this processor has the instructions of x86-64-v2: SSE3 to SSE4.2, CMPXCHG16B, POPCNT, and LAHF in 64-bit mode.
+static inline int chost_has_x86_64_v2(void) {
+    unsigned a, b, c, d;
+    const unsigned wanted = 1U << 0 | 1U << 9 | 1U << 13 | 1U << 19 | 1U << 20 | 1U << 23;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & wanted) != wanted) return 0;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1) != 0;
+}
 
 /// An XMM register: bits 0 to 63, then bits 64 to 127.
 typedef struct {

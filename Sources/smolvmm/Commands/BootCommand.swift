@@ -4,6 +4,7 @@
 import ArgumentParser
 import Bundle
 import DiskImage
+import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -97,6 +98,11 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    var cpuEngine = SoftwareEngine.standard
+
+    @Option(
+        help: ArgumentHelp(
             "Freeze the machine into --output the first time this text appears on the console, and exit.",
             valueName: "text"))
     var snapshotWhen: String?
@@ -174,7 +180,7 @@ struct BootCommand: ParsableCommand {
             }
         let machine = try Machine.boot(
             configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
-            scratchFolder: HostFile.scratchFolder, trigger: trigger)
+            scratchFolder: HostFile.scratchFolder, trigger: trigger, engine: cpuEngine)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             detachment: detachment, awaitedText: snapshotWhen)

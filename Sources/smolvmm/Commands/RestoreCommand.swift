@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import Bundle
+import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -35,6 +36,11 @@ struct RestoreCommand: ParsableCommand {
 
     @OptionGroup var detachment: DetachArguments
 
+    @Option(
+        help: ArgumentHelp(
+            "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    var cpuEngine = SoftwareEngine.standard
+
     @Flag(help: .hidden)
     var stats = false
 
@@ -47,7 +53,8 @@ struct RestoreCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         let machine = try Machine.restore(
-            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder)
+            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
+            engine: cpuEngine)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats,
             setsClock: resetClock == .now, detachment: detachment)

@@ -38,11 +38,10 @@ final class SoftwareRunner {
     private let nullData = Segment(selector: 0, limit: 0, attributes: .unusable)
     private let userData = Segment(selector: 0x2b, limit: .max, attributes: SegmentAttributes(rawValue: 0xc0f3))
 
-    init() throws {
+    init(_ engine: SoftwareEngine) throws {
         memory = try GuestMemory(size: 2 << 20)
-        let configuration = SoftwareConfiguration(model: .x86_64_v2, processors: 1)
         core = Core(
-            index: 0, configuration: configuration, code: SharedCode(memory), bus: bus, clock: GuestClock(),
+            index: 0, configuration: .eager(engine), code: SharedCode(memory), bus: bus, clock: GuestClock(),
             interrupts: NoInterrupts())
         try writeTables()
         core.cr0 = 0x8001_0033

@@ -38,9 +38,11 @@ struct AnnouncedChangesTests {
         [0x0f, 0xa3, 0xc0, 0x0f, 0x92, 0x07],  // bt eax, eax; setb [rdi]
     ]
 
-    @Test(arguments: programs)
-    func `a change through a translation that was writable before the freeze is announced`(code: [UInt8]) throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: programs, SoftwareEngine.allCases)
+    func `a change through a translation that was writable before the freeze is announced`(
+        code: [UInt8], engine: SoftwareEngine
+    ) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.write(code + [0xf4])
         func run() {
             machine.start()
@@ -60,8 +62,9 @@ struct AnnouncedChangesTests {
         #expect(content(view) == before)
     }
 
-    @Test func `accessed and dirty bits are announced`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `accessed and dirty bits are announced`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present | SupervisorMachine.writable)
         try machine.write([0x48, 0x89, 0x07, 0xf4])  // mov [rdi], rax; hlt
         let before = try content(machine.memory)

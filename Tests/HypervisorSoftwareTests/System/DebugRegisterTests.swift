@@ -10,8 +10,10 @@ struct DebugRegisterTests {
     private let target = SupervisorMachine.data + 0x100
 
     /// MOV DR7, RAX; NOP; NOP; the code under test; HLT.
-    private func machine(_ body: [UInt8], dr7: UInt64, address: UInt64, number: Int = 0) throws -> SupervisorMachine {
-        let machine = try SupervisorMachine()
+    private func machine(
+        _ engine: SoftwareEngine, _ body: [UInt8], dr7: UInt64, address: UInt64, number: Int = 0
+    ) throws -> SupervisorMachine {
+        let machine = try SupervisorMachine(engine)
         try machine.write([0x0f, 0x23, 0xf8, 0x90, 0x90] + body + [0xf4])
         machine.core.debug[number] = address
         machine.core.general[0] = dr7
@@ -21,10 +23,11 @@ struct DebugRegisterTests {
         return machine
     }
 
-    @Test(arguments: 0..<4)
-    func `an instruction breakpoint faults before the instruction`(number: Int) throws {
+    @Test(arguments: 0..<4, SoftwareEngine.allCases)
+    func `an instruction breakpoint faults before the instruction`(number: Int, engine: SoftwareEngine) throws {
         // INC ECX at the breakpoint.
-        let machine = try machine([0xff, 0xc1], dr7: 1 << UInt64(number * 2), address: code + 5, number: number)
+        let machine = try machine(
+            engine, [0xff, 0xc1], dr7: 1 << UInt64(number * 2), address: code + 5, number: number)
         #expect(machine.runToHalt() == Caught(vector: 1, rip: code + 5))
         #expect(machine.core.debug[4] & 0xf == 1 << UInt64(number))
         #expect(machine.core.general[1] == 0)
@@ -42,11 +45,14 @@ struct DebugRegisterTests {
             ([0x88, 0x0b], true, true), ([0x8a, 0x0b], false, true), ([0xff, 0x43, 0xfe], true, true),
             ([0xaa], true, true),
             ([0x8a, 0x4b, 8], false, false),
-        ] as [([UInt8], Bool, Bool)])
-    func `a data breakpoint traps after the access`(body: [UInt8], isWrite: Bool, isAccess: Bool) throws {
+        ] as [([UInt8], Bool, Bool)], SoftwareEngine.allCases)
+    func `a data breakpoint traps after the access`(
+        access: (body: [UInt8], isWrite: Bool, isAccess: Bool), engine: SoftwareEngine
+    ) throws {
+        let body = access.body
         // Four bytes, for writes and for accesses.
-        for (kind, hits) in [(1, isWrite), (3, isAccess)] as [(UInt64, Bool)] {
-            let machine = try machine(body, dr7: 1 | kind << 16 | 3 << 18, address: target)
+        for (kind, hits) in [(1, access.isWrite), (3, access.isAccess)] as [(UInt64, Bool)] {
+            let machine = try machine(engine, body, dr7: 1 | kind << 16 | 3 << 18, address: target)
             let caught = machine.runToHalt()
             if hits {
                 #expect(caught == Caught(vector: 1, rip: code + 5 + UInt64(body.count)))
@@ -57,21 +63,24 @@ struct DebugRegisterTests {
         }
     }
 
-    @Test func `a repeated instruction stops after the element that meets the breakpoint`() throws {
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a repeated instruction stops after the element that meets the breakpoint`(engine: SoftwareEngine) throws {
         // REP STOSB
-        let machine = try machine([0xf3, 0xaa], dr7: 1 | 1 << 16, address: target + 3)
+        let machine = try machine(engine, [0xf3, 0xaa], dr7: 1 | 1 << 16, address: target + 3)
         machine.core.general[1] = 8
         #expect(machine.runToHalt() == Caught(vector: 1, rip: code + 5))
         #expect(machine.core.general[1] == 4)
     }
 
-    @Test func `a disabled breakpoint does nothing`() throws {
-        let machine = try machine([0x88, 0x0b], dr7: 0x400 | 1 << 16, address: target)
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a disabled breakpoint does nothing`(engine: SoftwareEngine) throws {
+        let machine = try machine(engine, [0x88, 0x0b], dr7: 0x400 | 1 << 16, address: target)
         #expect(machine.runToHalt() == nil)
     }
 
-    @Test func `TF traps after each instruction, and after each element of a repeated one`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `TF traps after each instruction, and after each element of a repeated one`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         // REP STOSB; HLT
         try machine.write([0xf3, 0xaa, 0xf4])
         machine.core.general[1] = 3

@@ -77,9 +77,12 @@ struct PageAccess: CustomStringConvertible, Sendable {
 }
 
 struct PageFaultTests {
-    @Test(arguments: PageAccess.cases, [false, true])
-    func `an access faults as the page's bits say, and else sets A and D`(access: PageAccess, isWarm: Bool) throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: PageAccess.cases, SoftwareEngine.allCases.flatMap { [($0, false), ($0, true)] })
+    func `an access faults as the page's bits say, and else sets A and D`(
+        access: PageAccess, circumstances: (engine: SoftwareEngine, isWarm: Bool)
+    ) throws {
+        let (engine, isWarm) = circumstances
+        let machine = try SupervisorMachine(engine)
         let target = SupervisorMachine.playground + 0x100
         var codeAddress = SupervisorMachine.code
         if access.privilege == 3 {
@@ -125,8 +128,9 @@ struct PageFaultTests {
         }
     }
 
-    @Test func `an access across pages faults at the second page's start and writes nothing`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `an access across pages faults at the second page's start and writes nothing`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present | SupervisorMachine.writable)
         try machine.map(1, to: 1, SupervisorMachine.present)
         try machine.write([0x48, 0x89, 0x03, 0xf4])
@@ -138,8 +142,9 @@ struct PageFaultTests {
         #expect(try machine.get(SupervisorMachine.data + 0xff8) == 0)
     }
 
-    @Test func `a write after a read of a clean page sets the dirty bit`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a write after a read of a clean page sets the dirty bit`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present | SupervisorMachine.writable)
         // MOV RAX, [RBX]; HLT, then MOV [RBX], RAX; HLT
         try machine.write([0x48, 0x8b, 0x03, 0xf4, 0x48, 0x89, 0x03, 0xf4])
@@ -152,8 +157,10 @@ struct PageFaultTests {
         #expect(try machine.entry(0) & 0x60 == SupervisorMachine.accessed | SupervisorMachine.dirty)
     }
 
-    @Test func `an instruction that crosses into a page that is not there faults at that page`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `an instruction that crosses into a page that is not there faults at that page`(engine: SoftwareEngine) throws
+    {
+        let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present)
         try machine.map(1, to: 1, 0)
         try machine.write([0xb8, 1], at: SupervisorMachine.data + 0xffe)

@@ -32,14 +32,17 @@ struct RandomGuestTests {
         return UInt64(unsafe String(cString: value))
     }
 
-    @Test func `a random guest cannot stop the processor from coming back with a state that restores`() throws {
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a random guest cannot stop the processor from coming back with a state that restores`(engine: SoftwareEngine)
+        throws
+    {
         let seconds = Self.setting("SMOLVMM_FUZZ_SECONDS")
         let first = Self.setting("SMOLVMM_FUZZ_SEED") ?? 1
         let end = GuestClock.hostMonotonic() + (seconds ?? 0) * 1_000_000_000
         var seed = first
         while seconds == nil ? seed < first + 400 : GuestClock.hostMonotonic() < end {
             if seconds != nil { try note(seed) }
-            let guest = try RandomGuest(seed: seed)
+            let guest = try RandomGuest(seed: seed, engine)
             try guest.run()
             seed += 1
         }
@@ -91,7 +94,7 @@ private final class RandomGuest {
     private let interrupts: Interrupts
     private var core: Core
 
-    init(seed: UInt64) throws {
+    init(seed: UInt64, _ engine: SoftwareEngine) throws {
         random = SplitMix64(seed: seed)
         memory = try GuestMemory(size: Place.memory)
         let bus = Bus()
@@ -99,7 +102,7 @@ private final class RandomGuest {
         interrupts = Interrupts(random)
         interrupts.rate = random.pick([0, 1, 20])
         core = Core(
-            index: 0, configuration: SoftwareConfiguration(model: .x86_64_v2, processors: 1), code: SharedCode(memory),
+            index: 0, configuration: .eager(engine), code: SharedCode(memory),
             bus: bus, clock: clock, interrupts: interrupts)
     }
 

@@ -9,9 +9,12 @@ import Testing
 struct RepeatedStringTests {
     private let bits = SupervisorMachine.present | SupervisorMachine.writable
 
-    @Test(arguments: [[0xf3, 0xaa], [0xf3, 0xa6], [0xf3, 0xac], [0xf2, 0xae]] as [[UInt8]])
-    func `a count of 2^63 comes back after a slice with the registers advanced`(code: [UInt8]) throws {
-        let machine = try SupervisorMachine()
+    @Test(
+        arguments: [[0xf3, 0xaa], [0xf3, 0xa6], [0xf3, 0xac], [0xf2, 0xae]] as [[UInt8]], SoftwareEngine.allCases)
+    func `a count of 2^63 comes back after a slice with the registers advanced`(code: [UInt8], engine: SoftwareEngine)
+        throws
+    {
+        let machine = try SupervisorMachine(engine)
         // The address wraps within 64 KiB of 32-bit addresses that are all mapped to one frame: it never faults.
         for page in 0..<512 { try machine.map(page, to: 0, bits) }
         try machine.write(code + [0xf4])
@@ -30,8 +33,9 @@ struct RepeatedStringTests {
         #expect(machine.core.general[register] == start + done)
     }
 
-    @Test func `a long MOVS goes on where it was interrupted and copies all`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a long MOVS goes on where it was interrupted and copies all`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         let count: UInt64 = 0x40000
         for offset in 0..<count / 8 {
             try machine.put(offset &* 0x9e37_79b9_7f4a_7c15, at: SupervisorMachine.data + offset * 8)
@@ -51,9 +55,13 @@ struct RepeatedStringTests {
         #expect(try offsets.allSatisfy { try machine.get($0 + count) == machine.get($0) })
     }
 
-    @Test(arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5], [0xf3, 0xaa], [0xf3, 0x66, 0xab]] as [[UInt8]])
-    func `a page fault in the middle leaves the registers at the faulting element`(code: [UInt8]) throws {
-        let machine = try SupervisorMachine()
+    @Test(
+        arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5], [0xf3, 0xaa], [0xf3, 0x66, 0xab]] as [[UInt8]],
+        SoftwareEngine.allCases)
+    func `a page fault in the middle leaves the registers at the faulting element`(
+        code: [UInt8], engine: SoftwareEngine
+    ) throws {
+        let machine = try SupervisorMachine(engine)
         let size: UInt64 = code == [0xf3, 0x48, 0xa5] ? 8 : code.count == 3 ? 2 : 1
         try machine.map(0, to: 0, bits)
         try machine.map(1, to: 1, 0)

@@ -11,8 +11,9 @@ struct SelfModifyingCodeTests {
     private let one: [UInt8] = [0xb8, 1, 0, 0, 0, 0xf4]
     private let code = SupervisorMachine.code
 
-    @Test func `an instruction that changes a later one of its own block is seen`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `an instruction that changes a later one of its own block is seen`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         // MOV BYTE [RIP + 1], 7 changes the immediate of the MOV after it.
         try machine.write([0xc6, 0x05, 1, 0, 0, 0, 7] + one)
         machine.start()
@@ -20,8 +21,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 7)
     }
 
-    @Test func `a loop that rewrites its own instruction runs the new bytes each time`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a loop that rewrites its own instruction runs the new bytes each time`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         // ADD EAX, 1; INC BYTE [RIP - 7]; DEC ECX; JNZ -13; HLT: adds 1, 2, 3 and so on.
         try machine.write([0x83, 0xc0, 1, 0xfe, 0x05, 0xf9, 0xff, 0xff, 0xff, 0xff, 0xc9, 0x75, 0xf3, 0xf4])
         machine.core.general[0] = 0
@@ -31,8 +33,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 55)
     }
 
-    @Test func `code in another page that ran before is seen changed`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code in another page that ran before is seen changed`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         let other = code + 0x1000
         // CALL other; MOV BYTE [other + 1], 9; CALL other; HLT, with the callee MOV EAX, 1; RET.
         try machine.write([0xe8, 0xfb, 0x0f, 0, 0, 0xc6, 0x04, 0x25, 1, 0x10, 1, 0, 9, 0xe8, 0xee, 0x0f, 0, 0, 0xf4])
@@ -42,8 +45,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 9)
     }
 
-    @Test func `a write through another linear address is seen`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a write through another linear address is seen`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.map(0, to: 0, SupervisorMachine.present | SupervisorMachine.writable)
         // The callee is called through the direct mapping and written through the playground.
         let callee = SupervisorMachine.data
@@ -57,9 +61,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 9)
     }
 
-    @Test(arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5]] as [[UInt8]])
-    func `code that a string instruction copied over old code is seen`(copy: [UInt8]) throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: [[0xf3, 0xa4], [0xf3, 0x48, 0xa5]] as [[UInt8]], SoftwareEngine.allCases)
+    func `code that a string instruction copied over old code is seen`(copy: [UInt8], engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         let callee = code + 0x2000
         let source = SupervisorMachine.data
         try machine.write([0xb8, 1, 0, 0, 0, 0xc3, 0x90, 0x90], at: callee)
@@ -74,8 +78,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 9)
     }
 
-    @Test func `a changed instruction that crosses into the next page is seen`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a changed instruction that crosses into the next page is seen`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         let callee = code + 0x2ffe
         try machine.write([0xb8, 1, 0, 0, 0, 0xc3], at: callee)
         // CALL RBX; MOV BYTE [RBX + 2], 9 (in the next page); CALL RBX; HLT
@@ -86,8 +91,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 0x901)
     }
 
-    @Test func `a page that is mapped to other code after INVLPG runs that`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `a page that is mapped to other code after INVLPG runs that`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         for frame in 0..<2 {
             try machine.write(
                 [0xb8, UInt8(frame + 1), 0, 0, 0, 0xc3], at: SupervisorMachine.data + UInt64(frame) << 12)
@@ -103,8 +109,9 @@ struct SelfModifyingCodeTests {
         #expect(machine.core.general[0] == 2)
     }
 
-    @Test func `code that a device writes over code that ran is seen`() throws {
-        let machine = try SupervisorMachine()
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code that a device writes over code that ran is seen`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine)
         try machine.write(one)
         machine.start()
         #expect(machine.runToHalt() == nil)

@@ -48,10 +48,10 @@ final class SupervisorMachine {
     let memory: GuestMemory
     var core: Core
 
-    init() throws {
+    init(_ engine: SoftwareEngine) throws {
         memory = try GuestMemory(size: 2 << 20)
         core = Core(
-            index: 0, configuration: SoftwareConfiguration(model: .x86_64_v2, processors: 1),
+            index: 0, configuration: .eager(engine),
             code: SharedCode(memory), bus: Bus(), clock: GuestClock(), interrupts: NoInterrupts())
         try put(Place.directoryPointers | 7, at: Place.rootTable)
         try put(Place.directory | 7, at: Place.directoryPointers)

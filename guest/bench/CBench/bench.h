@@ -9,6 +9,7 @@
 #include <nmmintrin.h>
 #include <signal.h>
 #include <smmintrin.h>
+#include <stdbool.h>
 #include <sys/mman.h>
 #include <tmmintrin.h>
 
@@ -136,6 +137,22 @@ static inline long double x87_root(long double value) {
 static inline void on_signal(int signal, void (*handler)(int)) {
     struct sigaction action = {.sa_handler = handler};
     sigaction(signal, &action, 0);
+}
+
+// Handlers of exceptions run on a stack of their own and see and change the registers.
+static inline bool use_signal_stack(void) {
+    static char memory[65536];
+    stack_t stack = {.ss_sp = memory, .ss_size = sizeof memory};
+    return sigaltstack(&stack, 0) == 0;
+}
+
+static inline void on_exception(int signal, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigaction(signal, &action, 0);
+}
+
+static inline uint64_t *saved_registers(void *context) {
+    return (uint64_t *)&((ucontext_t *)context)->uc_mcontext;
 }
 
 // Without musl's wrapper, which blocks all signals around it.

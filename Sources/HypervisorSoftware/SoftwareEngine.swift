@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the software CPU runs code: a choice of the host, which no guest can tell.
+
+/// What runs a guest's instructions.
+public enum SoftwareEngine: String, Sendable, CaseIterable {
+    /// The interpreter alone.
+    case interpret
+    /// The interpreter, and translated code for what runs often.
+    case translate
+
+    /// The engine of this host when nobody chose one.
+    public static let standard = SoftwareEngine.interpret
+}

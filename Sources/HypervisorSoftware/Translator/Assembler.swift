@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// Host instructions as bytes. Intel SDM volume 2, chapter 2.
+
+/// Writes instructions into a piece of the code buffer; what does not fit is dropped, and `overflowed` says so.
+@safe struct Assembler {
+    /// The buffer at its writable address.
+    private let buffer: UnsafeMutablePointer<UInt8>
+    /// Where the next byte goes, as an offset into the buffer.
+    private(set) var position: Int
+    private let limit: Int
+    private(set) var overflowed = false
+
+    /// - Parameter buffer: valid for `limit` bytes while the assembler is used.
+    init(_ buffer: UnsafeMutablePointer<UInt8>, from position: Int, limit: Int) {
+        unsafe self.buffer = buffer
+        self.position = position
+        self.limit = limit
+    }
+
+    @inline(__always)
+    mutating func byte(_ value: UInt8) {
+        guard position < limit else {
+            overflowed = true
+            return
+        }
+        // SAFETY: position < limit, the size of the buffer.
+        unsafe buffer[position] = value
+        position += 1
+    }
+
+    mutating func word(_ value: UInt16) {
+        byte(UInt8(truncatingIfNeeded: value))
+        byte(UInt8(truncatingIfNeeded: value >> 8))
+    }
+
+    mutating func doubleWord(_ value: Int32) {
+        for shift in 0..<4 as Range<Int32> { byte(UInt8(truncatingIfNeeded: value >> (shift * 8))) }
+    }
+
+    mutating func quadWord(_ value: UInt64) {
+        for shift in 0..<8 as Range<UInt64> { byte(UInt8(truncatingIfNeeded: value >> (shift * 8))) }
+    }
+
+    /// Replaces the four bytes at `place`.
+    func patch(_ place: Int, _ value: Int32) {
+        guard place >= 0, place + 4 <= limit else { return }
+        // SAFETY: checked above; the bytes of an instruction that no processor runs now.
+        unsafe UnsafeMutableRawPointer(buffer + place).storeBytes(of: value, as: Int32.self)
+    }
+
+    /// An instruction with a ModRM byte.
+    /// - Parameters:
+    ///   - prefix: 66, F2 or F3, or 0.
+    ///   - wide: REX.W.
+    ///   - reg: ModRM.reg with its extension.
+    ///   - isByte: registers 4 to 7 are SPL to DIL, which takes a REX prefix.
+    mutating func instruction(
+        prefix: UInt8 = 0, wide: Bool, _ map: OpcodeMap, _ opcode: UInt8, reg: UInt8, rm: HostOperand,
+        isByte: Bool = false
+    ) {
+        if prefix != 0 { byte(prefix) }
+        var rex: UInt8 = wide ? 0x48 : 0x40
+        rex |= reg >> 1 & 4
+        var forced = isByte && reg & 0xfc == 4
+        switch rm {
+        case .number(let number):
+            rex |= number >> 3 & 1
+            if isByte, number & 0xfc == 4 { forced = true }
+        case .memory(let memory):
+            if let base = memory.base { rex |= base.rawValue >> 3 }
+            if let index = memory.index { rex |= index.rawValue >> 2 & 2 }
+        }
+        if rex != 0x40 || forced { byte(rex) }
+        escape(map)
+        byte(opcode)
+        modRM(reg & 7, rm)
+    }
+
+    /// As above, from the one-byte map.
+    mutating func instruction(
+        prefix: UInt8 = 0, wide: Bool, _ opcode: UInt8, reg: UInt8, rm: HostOperand, isByte: Bool = false
+    ) {
+        instruction(prefix: prefix, wide: wide, .primary, opcode, reg: reg, rm: rm, isByte: isByte)
+    }
+
+    private mutating func escape(_ map: OpcodeMap) {
+        switch map {
+        case .primary: break
+        case .map0F: byte(0x0f)
+        case .map0F38:
+            byte(0x0f)
+            byte(0x38)
+        case .map0F3A:
+            byte(0x0f)
+            byte(0x3a)
+        }
+    }
+
+    private mutating func modRM(_ reg: UInt8, _ rm: HostOperand) {
+        let memory: HostMemory
+        switch rm {
+        case .number(let number):
+            byte(0xc0 | reg << 3 | number & 7)
+            return
+        case .memory(let operand): memory = operand
+        }
+        let indexBits = (memory.index?.rawValue ?? 4) & 7
+        guard let base = memory.base else {
+            // No base: a SIB byte with a 32-bit displacement.
+            byte(reg << 3 | 4)
+            byte(memory.scale << 6 | indexBits << 3 | 5)
+            doubleWord(memory.displacement)
+            return
+        }
+        let baseBits = base.rawValue & 7
+        let kind: UInt8
+        if memory.displacement == 0, baseBits != 5 {
+            kind = 0
+        } else {
+            kind = Int8(exactly: memory.displacement) != nil ? 1 : 2
+        }
+        if memory.index != nil || baseBits == 4 {
+            byte(kind << 6 | reg << 3 | 4)
+            byte(memory.scale << 6 | indexBits << 3 | baseBits)
+        } else {
+            byte(kind << 6 | reg << 3 | baseBits)
+        }
+        if kind == 1 { byte(UInt8(bitPattern: Int8(truncatingIfNeeded: memory.displacement))) }
+        if kind == 2 { doubleWord(memory.displacement) }
+    }
+
+    // MARK: Often used
+
+    /// MOV of 64 bits between registers.
+    mutating func move(_ to: HostRegister, _ from: HostRegister) {
+        instruction(wide: true, 0x8b, reg: to.rawValue, rm: .register(from))
+    }
+
+    mutating func load(_ to: HostRegister, _ from: HostMemory) {
+        instruction(wide: true, 0x8b, reg: to.rawValue, rm: .memory(from))
+    }
+
+    mutating func store(_ from: HostRegister, _ to: HostMemory) {
+        instruction(wide: true, 0x89, reg: from.rawValue, rm: .memory(to))
+    }
+
+    /// LEA of 64 bits.
+    mutating func address(_ to: HostRegister, _ memory: HostMemory) {
+        instruction(wide: true, 0x8d, reg: to.rawValue, rm: .memory(memory))
+    }
+
+    /// A register becomes `value`, in the shortest form that leaves the flags alone.
+    mutating func moveImmediate(_ to: HostRegister, _ value: UInt64) {
+        if value <= UInt64(UInt32.max) {
+            if to.rawValue >= 8 { byte(0x41) }
+            byte(0xb8 | to.rawValue & 7)
+            doubleWord(Int32(truncatingIfNeeded: value))
+        } else if let short = Int32(exactly: Int64(bitPattern: value)) {
+            instruction(wide: true, 0xc7, reg: 0, rm: .register(to))
+            doubleWord(short)
+        } else {
+            byte(to.rawValue >= 8 ? 0x49 : 0x48)
+            byte(0xb8 | to.rawValue & 7)
+            quadWord(value)
+        }
+    }
+
+    /// One of ADD, OR, ADC, SBB, AND, SUB, XOR and CMP (0 to 7) with an immediate.
+    mutating func arithmetic(_ operation: UInt8, wide: Bool, _ rm: HostOperand, _ value: Int32) {
+        if let short = Int8(exactly: value) {
+            instruction(wide: wide, 0x83, reg: operation, rm: rm)
+            byte(UInt8(bitPattern: short))
+        } else {
+            instruction(wide: wide, 0x81, reg: operation, rm: rm)
+            doubleWord(value)
+        }
+    }
+
+    // MARK: Jumps
+
+    /// A jump to `target`, a position in the buffer. Returns where its displacement is.
+    @discardableResult
+    mutating func jump(_ target: Int = 0) -> Int {
+        byte(0xe9)
+        return relative(target)
+    }
+
+    /// A jump on condition 0 to 15 (JO to JNLE).
+    @discardableResult
+    mutating func jump(if condition: UInt8, _ target: Int = 0) -> Int {
+        byte(0x0f)
+        byte(0x80 | condition & 15)
+        return relative(target)
+    }
+
+    mutating func call(_ target: Int) {
+        byte(0xe8)
+        _ = relative(target)
+    }
+
+    private mutating func relative(_ target: Int) -> Int {
+        let place = position
+        doubleWord(Int32(truncatingIfNeeded: target - (place + 4)))
+        return place
+    }
+
+    /// Makes the jump whose displacement is at `place` lead to here.
+    func land(_ place: Int) { link(place, to: position) }
+
+    /// Makes the jump whose displacement is at `place` lead to `target`.
+    func link(_ place: Int, to target: Int) { patch(place, Int32(truncatingIfNeeded: target - (place + 4))) }
+
+    /// JMP through memory.
+    mutating func jumpThrough(_ memory: HostMemory) { instruction(wide: false, 0xff, reg: 4, rm: .memory(memory)) }
+
+    /// Fills up to a multiple of 16 with INT3.
+    mutating func align() { while position & 15 != 0, !overflowed { byte(0xcc) } }
+}
+
+/// Conditions of jumps in host code.
+enum HostCondition {
+    static let below: UInt8 = 2
+    static let aboveOrEqual: UInt8 = 3
+    static let equal: UInt8 = 4
+    static let notEqual: UInt8 = 5
+    static let belowOrEqual: UInt8 = 6
+    static let negative: UInt8 = 8
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// One decoded block to host code: the order of things, flags, and what lies beside the straight path.
+
+/// Translates one block.
+///
+/// At a block's start, and wherever translated code is left, the guest's status flags are in the context. In between they
+/// may be in the host's flags as well, or only there.
+struct BlockTranslator: ~Copyable {
+    /// Code beside the straight path.
+    enum Aside {
+        /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
+        case interpret(resume: Int)
+        /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
+        case leave(count: Int32)
+        /// Leaves for `target`, an offset from the page base.
+        case dispatch(target: UInt64)
+        /// The condition of a jump in the block holds.
+        case branch(target: UInt64, count: Int32, savesFlags: Bool)
+        /// The guest's vector registers must be loaded first, or the interpreter must run the instruction.
+        case loadVectors(resume: Int, count: Int32)
+    }
+
+    private struct Branch {
+        /// Where the displacement of the jump to it is.
+        var place: Int
+        var slot: UInt32
+        var aside: Aside
+    }
+
+    static let longest = 64
+
+    var code: Assembler
+    let routines: SharedRoutines
+    let set: AccessSet
+    private var asides: [Branch] = []
+
+    // The instruction being translated.
+    var slot: UInt32 = 0
+    /// Its number in the block, from 1: what is charged when the block ends with it.
+    var count: Int32 = 0
+    /// The jumps of this instruction that lead to `.interpret`.
+    private var misses: [Int] = []
+
+    /// The guest's flags are in the host's flags; in the context.
+    var flagsInHost = false
+    var flagsInContext = true
+    /// The block has made sure that the vector registers are loaded.
+    var vectorsLoaded = false
+
+    init(_ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet) {
+        self.code = code
+        self.routines = routines
+        self.set = set
+        asides.reserveCapacity(32)
+    }
+
+    /// Writes the code for `count` instructions from `firstSlot`, and the closing slot. Returns where to enter it.
+    mutating func translate(
+        _ firstSlot: UInt32, count total: Int, _ instruction: (UInt32) -> DecodedInstruction
+    ) -> Int {
+        let entry = prologue(UInt64(instruction(firstSlot).pageOffset))
+        let total = min(total, Self.longest)
+        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
+        var live = InlineArray<64, Flags>(repeating: .status)
+        for position in 0..<total { plans[position] = .of(instruction(firstSlot + UInt32(position))) }
+        var needed = Flags.status
+        for position in stride(from: total - 1, through: 0, by: -1) {
+            let i = instruction(firstSlot + UInt32(position))
+            live[position] = needed
+            let use = plans[position].flagUse(i)
+            needed = plans[position].canStop(i) ? .status : needed.subtracting(use.replaces).union(use.reads)
+        }
+        var open = true
+        for position in 0..<total where open {
+            slot = firstSlot + UInt32(position)
+            self.count = Int32(position + 1)
+            let i = instruction(slot)
+            misses.removeAll(keepingCapacity: true)
+            switch plans[position] {
+            case .nothing: break
+            case .integer: translateInteger(i, live[position])
+            case .vector: translateVector(i)
+            case .helper:
+                saveFlags()
+                code.moveImmediate(.second, UInt64(slot))
+                code.call(routines.interpret)
+                flagsInHost = true
+            case .leave:
+                saveFlags()
+                let place = code.jump()
+                leaveAside(place, charging: true)
+                open = false
+            case .flow: open = translateFlow(i)
+            }
+            for place in misses {
+                asides.append(Branch(place: place, slot: slot, aside: .interpret(resume: code.position)))
+            }
+        }
+        if open {
+            let end = instruction(firstSlot + UInt32(total))
+            self.count = Int32(total)
+            saveFlags()
+            edge(UInt64(end.pageOffset), count: self.count)
+        }
+        // Asides may make others.
+        var next = 0
+        while next < asides.count {
+            translateAside(asides[next])
+            next += 1
+        }
+        return entry
+    }
+
+    /// What code that became invalid does is before its entry, which is overwritten with a jump to it.
+    private mutating func prologue(_ pageOffset: UInt64) -> Int {
+        code.align()
+        let start = code.position
+        leaveFor(pageOffset, site: 0)
+        while code.position < start + Self.prologueSize, !code.overflowed { code.byte(0xcc) }
+        return code.position
+    }
+
+    static let prologueSize = 32
+
+    // MARK: Flags
+
+    /// Puts the flags into the context, as anybody who sees the guest's state expects them. Changes no flag.
+    mutating func saveFlags() {
+        if !flagsInContext { emitSaveFlags() }
+        flagsInContext = true
+    }
+
+    private mutating func emitSaveFlags() {
+        code.move(.first, .rax)
+        code.byte(0x9f)  // LAHF
+        code.instruction(wide: false, .map0F, 0x90, reg: 0, rm: .register(.rax))  // SETO AL
+        code.instruction(prefix: 0x66, wide: false, 0x89, reg: 0, rm: .context(ContextLayout.flags))
+        code.move(.rax, .first)
+    }
+
+    /// Puts the flags from the context into the host's flags.
+    mutating func restoreFlags() {
+        if !flagsInHost { code.loadFlags() }
+        flagsInHost = true
+    }
+
+    // MARK: Leaving the straight path
+
+    /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
+    mutating func interpretAside(_ place: Int) { misses.append(place) }
+
+    /// A jump out of the block before this instruction.
+    mutating func leaveAside(_ place: Int, charging: Bool) {
+        asides.append(Branch(place: place, slot: slot, aside: .leave(count: charging ? count : 0)))
+    }
+
+    /// The jumps to the interpretation of this instruction lead out of the block.
+    mutating func leaveInstead(charging: Bool) {
+        for place in misses { leaveAside(place, charging: charging) }
+        misses.removeAll(keepingCapacity: true)
+    }
+
+    mutating func aside(_ place: Int, _ aside: Aside) {
+        asides.append(Branch(place: place, slot: slot, aside: aside))
+    }
+
+    private mutating func translateAside(_ branch: Branch) {
+        code.land(branch.place)
+        switch branch.aside {
+        case .interpret(let resume):
+            code.moveImmediate(.second, UInt64(branch.slot))
+            code.call(routines.interpret)
+            code.jump(resume)
+        case .leave(let count):
+            if count > 0 { charge(count) }
+            code.moveImmediate(.second, UInt64(branch.slot))
+            code.jump(routines.leaveToInterpret)
+        case .dispatch(let target): leaveFor(target, site: 0)
+        case .branch(let target, let count, let savesFlags):
+            if savesFlags { emitSaveFlags() }
+            edge(target, count: count)
+        case .loadVectors(let resume, let count):
+            code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorAllowed))
+            code.byte(0)
+            let refused = code.jump(if: HostCondition.equal)
+            code.call(routines.loadVectors)
+            code.jump(resume)
+            asides.append(Branch(place: refused, slot: branch.slot, aside: .leave(count: count)))
+        }
+    }
+
+    /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
+    mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
+
+    /// The block ends, and control goes to `target`, an offset from the page base. The flags are in the context.
+    mutating func edge(_ target: UInt64, count: Int32) {
+        charge(count)
+        aside(code.jump(if: HostCondition.negative), .dispatch(target: target))
+        if target < 4096 {
+            // Leads to what follows until it is linked.
+            let site = code.jump()
+            code.land(site)
+            leaveFor(target, site: site)
+        } else {
+            code.load(.first, .context(ContextLayout.pageBase))
+            if let near = Int32(exactly: Int64(bitPattern: target)) {
+                code.address(.first, HostMemory(.first, near))
+            } else {
+                code.moveImmediate(.second, target)
+                code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .register(.second))
+            }
+            aside(lookUp(), .dispatch(target: target))
+            followEntry()
+        }
+    }
+
+    /// Leaves translated code for `target`, an offset from the page base.
+    private mutating func leaveFor(_ target: UInt64, site: Int) {
+        code.moveImmediate(.first, target)
+        code.moveImmediate(.second, UInt64(site))
+        code.jump(routines.leaveToDispatch)
+    }
+
+    /// Finds the code for the linear address in the first register. Returns the place of a jump for when there is none.
+    mutating func lookUp() -> Int {
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
+        code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
+        code.instruction(wide: false, 0xc1, reg: 5, rm: .number(second))  // SHR
+        code.byte(UInt8(32 - ContextLayout.jumpIndexBits))
+        code.instruction(wide: false, 0xc1, reg: 4, rm: .number(second))  // SHL
+        code.byte(UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount))
+        code.instruction(wide: true, 0x33, reg: first, rm: .context(ContextLayout.salt))
+        code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpKey)))
+        return code.jump(if: HostCondition.notEqual)
+    }
+
+    /// Goes to the code that `lookUp` found.
+    mutating func followEntry() {
+        code.load(.first, entry(ContextLayout.jumpPage))
+        code.store(.first, .context(ContextLayout.pageBase))
+        code.jumpThrough(entry(ContextLayout.jumpCode))
+    }
+
+    private func entry(_ field: Int) -> HostMemory {
+        HostMemory(
+            .context, index: .second,
+            Int32(truncatingIfNeeded: ContextLayout.jumpTable + field - ContextLayout.bias))
+    }
+}
+
+extension Assembler {
+    /// The flags of the context become the host's.
+    mutating func loadFlags() {
+        move(.first, .rax)
+        instruction(wide: false, .map0F, 0xb7, reg: 0, rm: .context(ContextLayout.flags))
+        byte(0x04)  // ADD AL, 7F: overflows if OF was set
+        byte(0x7f)
+        byte(0x9e)  // SAHF
+        move(.rax, .first)
+    }
+}

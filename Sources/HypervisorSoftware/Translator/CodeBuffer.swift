@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory for translated code: one piece of memory at two addresses, writable at one, executable at the other.
+
+#if arch(x86_64) && os(Linux)
+    internal import CHost
+    internal import Glibc
+
+    /// The code buffer. Its pages are touched as they are filled.
+    @safe struct CodeBuffer {
+        static let size = 64 << 20
+
+        /// The buffer where it can be written.
+        let writable: UnsafeMutablePointer<UInt8>
+        /// The buffer where it can be executed.
+        let executable: UnsafeRawPointer
+
+        /// Nil where the host has no such memory.
+        init?() {
+            let file = chost_memory_file()
+            guard file >= 0 else { return nil }
+            defer { close(file) }
+            guard ftruncate(file, Self.size) == 0,
+                let writable = unsafe mmap(nil, Self.size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0),
+                unsafe writable != MAP_FAILED
+            else { return nil }
+            guard let executable = unsafe mmap(nil, Self.size, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0),
+                unsafe executable != MAP_FAILED
+            else {
+                unsafe munmap(writable, Self.size)
+                return nil
+            }
+            // SAFETY: both mappings have `size` bytes until `deallocate`.
+            unsafe self.writable = writable.assumingMemoryBound(to: UInt8.self)
+            unsafe self.executable = UnsafeRawPointer(executable)
+        }
+
+        func deallocate() {
+            unsafe munmap(writable, Self.size)
+            unsafe munmap(UnsafeMutableRawPointer(mutating: executable), Self.size)
+        }
+    }
+#endif

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// What translated code reaches through one register: guest registers without a host register of their own, where a
+// run ended, the table of jump targets, and the soft TLB.
+
+/// Byte offsets in the execution context of a processor.
+enum ContextLayout {
+    /// The context register points here, so that the first fields are within 8-bit displacements.
+    static let bias = 128
+
+    /// Guest R10, R11, R14 and R15.
+    static let spilled = 0
+    /// RIP minus the page offset of the running block.
+    static let pageBase = 32
+    /// The `Core`.
+    static let core = 40
+    /// The status flags: OF in bit 0, and bits 8 to 15 as LAHF has them.
+    static let flags = 48
+    /// Instructions left in the time slice, 32 bits.
+    static let budget = 52
+    /// Bases of FS and GS.
+    static let fsBase = 56
+    static let gsBase = 64
+    /// RIP after a run.
+    static let exitRIP = 72
+    /// 32 bits: `ExitKind`, and what it says more.
+    static let exitKind = 80
+    static let exitDetail = 84
+    /// What linear addresses are mixed with as keys of the jump table: changes with every translation.
+    static let salt = 88
+    /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
+    static let vectorLoaded = 96
+    static let vectorAllowed = 97
+    /// The host's MXCSR, 32 bits.
+    static let hostControl = 100
+    /// The function that runs one instruction in the interpreter.
+    static let interpret = 104
+    /// A value that outlives the making of an address.
+    static let temporary = 112
+
+    /// Entries of `jumpEntrySize` bytes: key, code, page base.
+    static let jumpTable = 4096
+    static let jumpEntrySize = 32
+    static let jumpIndexBits = 12
+    static let jumpKey = 0
+    static let jumpCode = 8
+    static let jumpPage = 16
+
+    /// The soft TLB.
+    static let translations = jumpTable + jumpEntrySize << jumpIndexBits
+    static let size =
+        translations + TranslationBuffer.setCount * TranslationBuffer.entriesPerSet
+        * MemoryLayout<TranslationBuffer.Entry>.stride
+}
+
+/// Why translated code was left.
+enum ExitKind: UInt32 {
+    /// To go on at RIP. The detail is the place of a jump that can be linked to the code there, or 0.
+    case dispatch = 0
+    /// To run the instruction in the slot that the detail names, in the interpreter. RIP is stale.
+    case interpret = 1
+    /// An instruction that the interpreter ran from translated code threw, or made code invalid: RIP is exact.
+    case stopped = 2
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs translated blocks, translates those that run often, and interprets the rest.
+
+extension Core {
+    /// Runs from RIP until the time slice ends or the processor's mode may have changed.
+    mutating func execute() throws(Fault) {
+        #if arch(x86_64) && os(Linux)
+            if configuration.engine != .interpret, mode == .bits64, let translator = code.translator {
+                return try executeTranslated(translator)
+            }
+        #endif
+        try executeBlocks(.slice)
+    }
+}
+
+#if arch(x86_64) && os(Linux)
+    extension Core {
+        /// Makes the machine's translator, if it shall have one.
+        mutating func prepareTranslator() {
+            unsafe translations.context.storeBytes(
+                of: interpretForTranslatedCode, toByteOffset: ContextLayout.interpret, as: InterpretFunction.self)
+            guard configuration.engine != .interpret, code.translator == nil else { return }
+            code.translator = Translator(coreOffsets())
+        }
+
+        private mutating func coreOffsets() -> SharedRoutines.CoreOffsets {
+            // SAFETY: only distances between fields of one structure are taken.
+            unsafe withUnsafeMutablePointer(to: &self) { core in
+                let start = UnsafeRawPointer(core)
+                let general = unsafe withUnsafePointer(to: &core.pointee.general) {
+                    unsafe UnsafeRawPointer($0) - start
+                }
+                let xmm = unsafe withUnsafePointer(to: &core.pointee.xmm) { unsafe UnsafeRawPointer($0) - start }
+                let mxcsr = unsafe withUnsafePointer(to: &core.pointee.mxcsr) { unsafe UnsafeRawPointer($0) - start }
+                return SharedRoutines.CoreOffsets(general: general, xmm: xmm, mxcsr: mxcsr)
+            }
+        }
+
+        private mutating func executeTranslated(_ translator: Translator) throws(Fault) {
+            /// A jump that can be linked to the block that comes next.
+            var site = 0
+            while true {
+                let evictions = blocks.evictions
+                let slot = try findBlock()
+                guard let entry = translation(of: slot, translator) else {
+                    site = 0
+                    if try executeBlocks(.block) || budget < 0 || mode != .bits64 { return }
+                    continue
+                }
+                if site != 0, blocks.evictions == evictions { translator.link(site, to: entry) }
+                site = 0
+                enter(entry, translator)
+                let context = unsafe translations.context
+                // SAFETY: fields of the context.
+                let detail = unsafe context.load(fromByteOffset: ContextLayout.exitDetail, as: UInt32.self)
+                switch unsafe ExitKind(rawValue: context.load(fromByteOffset: ContextLayout.exitKind, as: UInt32.self))
+                {
+                case .dispatch:
+                    rip = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
+                    site = Int(detail)
+                case .interpret: if try interpretAlone(detail) { return }
+                case .stopped, nil:
+                    if let fault = pendingFault {
+                        pendingFault = nil
+                        throw fault
+                    }
+                }
+                if budget < 0 { return }
+            }
+        }
+
+        /// The valid block at RIP.
+        @inline(__always)
+        private mutating func findBlock() throws(Fault) -> UInt32 {
+            // SAFETY: a slot from the cache is a block's header.
+            if let slot = blocks.findRecent(rip, mode, accessSet), unsafe blocks.header(slot).pointee.isValid {
+                return slot
+            }
+            return try lookUp(rip)
+        }
+
+        /// The code of a block that has some for the present access set, or runs often enough to get it now.
+        @inline(__always)
+        private mutating func translation(of slot: UInt32, _ translator: Translator) -> Int? {
+            guard slot != BlockCache.scratch else { return nil }
+            // SAFETY: as above.
+            let header = unsafe blocks.header(slot)
+            if unsafe header.pointee.code != 0 {
+                return unsafe header.pointee.codeSet == accessSet ? Int(header.pointee.code) : nil
+            }
+            unsafe header.pointee.heat &+= 1
+            guard unsafe header.pointee.heat >= configuration.translationHeat else { return nil }
+            return translate(slot, translator)
+        }
+
+        @inline(never)
+        private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
+            guard translator.hasRoom else {
+                blocks.empty()
+                return nil
+            }
+            // SAFETY: as above.
+            let header = unsafe blocks.header(slot)
+            let entry = unsafe translator.translate(slot + 1, count: Int(header.pointee.count), accessSet, blocks)
+            guard entry != 0 else { return nil }
+            unsafe header.pointee.code = UInt32(entry)
+            unsafe header.pointee.codeSet = accessSet
+            return entry
+        }
+
+        /// Enters translated code at `entry`, which is for RIP, and comes back when it is left.
+        @inline(__always)
+        private mutating func enter(_ entry: Int, _ translator: Translator) {
+            let context = unsafe translations.context
+            let page = rip & ~4095
+            let salt = UInt64(blocks.generation & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
+            if blocks.generation >> 13 != jumpTableEpoch { forgetJumps() }
+            let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
+            // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
+            unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
+            unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
+            unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
+            unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: segmentBase[Int(SegmentIndex.fs)], toByteOffset: ContextLayout.fsBase, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: segmentBase[Int(SegmentIndex.gs)], toByteOffset: ContextLayout.gsBase, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: allowsHostVectors, toByteOffset: ContextLayout.vectorAllowed, as: Bool.self)
+            storeFlagsAndBudget()
+            unsafe withUnsafeMutablePointer(to: &self) { core in
+                let context = unsafe core.pointee.translations.context
+                unsafe context.storeBytes(
+                    of: UInt64(UInt(bitPattern: core)), toByteOffset: ContextLayout.core, as: UInt64.self)
+                unsafe translator.enter(context, entry)
+            }
+            loadFlagsAndBudget()
+        }
+
+        /// Whether vector instructions can run as they are: they are enabled and no exception of theirs is.
+        private var allowsHostVectors: Bool {
+            mutating get {
+                cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) == 0
+                    && cr4 & ControlRegister4.fxsave != 0 && mxcsr & MXCSR.masks == MXCSR.masks
+            }
+        }
+
+        /// The keys of the jump table begin again.
+        private mutating func forgetJumps() {
+            jumpTableEpoch = blocks.generation >> 13
+            let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
+            // SAFETY: the table has that many bytes.
+            unsafe (translations.context + ContextLayout.jumpTable)
+                .initializeMemory(as: UInt8.self, repeating: 0, count: count)
+        }
+
+        @inline(__always)
+        private mutating func storeFlagsAndBudget() {
+            let bits = flags.bits
+            let word = UInt16(truncatingIfNeeded: bits >> 11 & 1 | (bits & 0xd5 | 2) << 8)
+            // SAFETY: fields of the context.
+            unsafe translations.context.storeBytes(of: word, toByteOffset: ContextLayout.flags, as: UInt16.self)
+            unsafe translations.context.storeBytes(
+                of: Int32(truncatingIfNeeded: budget), toByteOffset: ContextLayout.budget, as: Int32.self)
+        }
+
+        @inline(__always)
+        private mutating func loadFlagsAndBudget() {
+            // SAFETY: fields of the context.
+            let word = unsafe UInt64(translations.context.load(fromByteOffset: ContextLayout.flags, as: UInt16.self))
+            flags.bits = word >> 8 & 0xd5 | (word & 1) << 11
+            budget = unsafe Int(translations.context.load(fromByteOffset: ContextLayout.budget, as: Int32.self))
+            general[Int(RegisterIndex.pageBase)] = unsafe translations.context.load(
+                fromByteOffset: ContextLayout.pageBase, as: UInt64.self)
+        }
+
+        // MARK: The interpreter, for translated code
+
+        /// Runs the instruction in `slot`, which was left for that. Returns whether it is a system instruction.
+        private mutating func interpretAlone(_ slot: UInt32) throws(Fault) -> Bool {
+            // SAFETY: the slot of an instruction of the block that just ran.
+            let i = unsafe blocks.instruction(slot).pointee
+            let base = general[Int(RegisterIndex.pageBase)]
+            rip = base &+ i.nextPageOffset
+            do throws(Fault) {
+                switch i.handler {
+                case .system:
+                    try executeSystem(i)
+                    return true
+                case .invalid, .blockInvalid, .endOfBlock: throw .invalidOpcode
+                case .call:
+                    try pushReturn(rip, i.operandSize)
+                    rip = base &+ i.immediate
+                case .ret: try executeReturn(i)
+                case .jmpIndirect: rip = try indirectTarget(i)
+                case .callIndirect:
+                    let target = try indirectTarget(i)
+                    try pushReturn(rip, i.operandSize)
+                    rip = target
+                case .loop: if executeLoop(i) { rip = base &+ i.immediate }
+                default: try executeAlone(i)
+                }
+                return false
+            } catch {
+                rip = base &+ UInt64(i.pageOffset)
+                if error.isNonCanonical, i.accessesStack { throw .stackFault(0) }
+                throw error
+            }
+        }
+
+        /// Runs an instruction after which control goes on behind it.
+        private mutating func executeAlone(_ i: DecodedInstruction) throws(Fault) {
+            switch i.handler {
+            case .vector: try executeVector(i)
+            case .x87: try executeX87(i)
+            case .nop: break
+            default: try executeInteger(i)
+            }
+        }
+
+        /// Runs the instruction in `slot` in the midst of translated code. Returns 1 if that must be left: RIP says where.
+        fileprivate mutating func interpretInside(_ slot: UInt32) -> UInt32 {
+            loadFlagsAndBudget()
+            // SAFETY: the slot of an instruction of the running block.
+            let i = unsafe blocks.instruction(slot).pointee
+            let invalidations = code.invalidations
+            do throws(Fault) {
+                try executeAlone(i)
+            } catch {
+                rip = general[Int(RegisterIndex.pageBase)] &+ UInt64(i.pageOffset)
+                pendingFault = error.isNonCanonical && i.accessesStack ? .stackFault(0) : error
+                budget -= 1
+                return stop()
+            }
+            if code.invalidations != invalidations || failure != nil {
+                rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
+                budget -= 1
+                return stop()
+            }
+            storeFlagsAndBudget()
+            return 0
+        }
+
+        private mutating func stop() -> UInt32 {
+            storeFlagsAndBudget()
+            // SAFETY: a field of the context.
+            unsafe translations.context.storeBytes(
+                of: ExitKind.stopped.rawValue, toByteOffset: ContextLayout.exitKind, as: UInt32.self)
+            return 1
+        }
+    }
+
+    private typealias InterpretFunction = @convention(c) (UnsafeMutableRawPointer, UInt32) -> UInt32
+
+    /// What translated code calls to have one instruction interpreted.
+    private let interpretForTranslatedCode: InterpretFunction = { context, slot in
+        // SAFETY: `Core.enter` put the core's address there, and waits for the translated code to come back.
+        let core = unsafe context.load(fromByteOffset: ContextLayout.core, as: UnsafeMutablePointer<Core>.self)
+        return unsafe core.pointee.interpretInside(slot)
+    }
+#endif

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Code that all translated blocks share: the way in and out, and calls of the interpreter.
+
+/// Places of the shared routines in the code buffer. They are written once, at its start.
+struct SharedRoutines {
+    /// `void enter(context, code)`, as C has it.
+    let enter: Int
+    /// Leaves for the page offset in the first register; the second has the place of a jump to link, or 0.
+    let leaveToDispatch: Int
+    /// Leaves to have the instruction in the slot that the second register names interpreted.
+    let leaveToInterpret: Int
+    /// Called: the interpreter runs the instruction in the slot that the second register names. The flags are in the
+    /// context before, and in the host's flags, too, after.
+    let interpret: Int
+    /// Called: the guest's vector registers and MXCSR become the host's.
+    let loadVectors: Int
+    /// Where blocks may begin.
+    let end: Int
+
+    /// Byte offsets in `Core` of what the routines reach there.
+    struct CoreOffsets {
+        var general: Int
+        var xmm: Int
+        var mxcsr: Int
+    }
+
+    /// Registers that a C function keeps.
+    private static let kept: [HostRegister] = [.rbp, .rbx, .r12, .r13, .r14, .r15]
+
+    init(_ code: inout Assembler, _ core: CoreOffsets) {
+        loadVectors = code.position
+        Self.moveVectors(&code, core, isLoad: true)
+        code.instruction(wide: false, 0xc6, reg: 0, rm: .context(ContextLayout.vectorLoaded))
+        code.byte(1)
+        code.byte(0xc3)  // RET
+        code.align()
+
+        let saveVectors = code.position
+        Self.moveVectors(&code, core, isLoad: false)
+        code.instruction(wide: false, .map0F, 0xae, reg: 2, rm: .context(ContextLayout.hostControl))  // LDMXCSR
+        code.byte(0xc3)
+        code.align()
+
+        enter = code.position
+        for register in Self.kept { code.push(register) }
+        code.address(.rsp, HostMemory(.rsp, -8))
+        code.address(.context, HostMemory(.rdi, Int32(ContextLayout.bias)))
+        code.instruction(wide: false, .map0F, 0xae, reg: 3, rm: .context(ContextLayout.hostControl))  // STMXCSR
+        code.store(.rsi, .context(ContextLayout.temporary))
+        Self.loadRegisters(&code, core)
+        code.jumpThrough(.context(ContextLayout.temporary))
+        code.align()
+
+        leaveToDispatch = code.position
+        code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
+        code.store(.first, .context(ContextLayout.exitRIP))
+        Self.setKind(&code, .dispatch)
+        let dispatching = code.jump()
+        code.align()
+        leaveToInterpret = code.position
+        Self.setKind(&code, .interpret)
+        code.land(dispatching)
+        Self.saveRegisters(&code, core)
+        Self.ifVectorsLoaded(&code) { $0.call(saveVectors) }
+        let leave = code.position
+        code.instruction(wide: false, 0xc6, reg: 0, rm: .context(ContextLayout.vectorLoaded))
+        code.byte(0)
+        code.address(.rsp, HostMemory(.rsp, 8))
+        for register in Self.kept.reversed() { code.pop(register) }
+        code.byte(0xc3)
+        code.align()
+
+        interpret = code.position
+        Self.saveRegisters(&code, core)
+        Self.ifVectorsLoaded(&code) { $0.call(saveVectors) }
+        code.address(.rdi, HostMemory(.context, Int32(-ContextLayout.bias)))
+        code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
+        code.address(.rsp, HostMemory(.rsp, -8))
+        code.instruction(wide: false, 0xff, reg: 2, rm: .context(ContextLayout.interpret))  // CALL
+        code.address(.rsp, HostMemory(.rsp, 8))
+        code.instruction(wide: false, 0x85, reg: 0, rm: .register(.rax))  // TEST
+        let stopped = code.jump(if: HostCondition.notEqual)
+        let load = loadVectors
+        Self.ifVectorsLoaded(&code) { $0.call(load) }
+        Self.loadRegisters(&code, core)
+        code.loadFlags()
+        code.byte(0xc3)
+        code.land(stopped)
+        // Forgets where it was called from.
+        code.address(.rsp, HostMemory(.rsp, 8))
+        code.jump(leave)
+        code.align()
+        end = code.position
+    }
+
+    private static func setKind(_ code: inout Assembler, _ kind: ExitKind) {
+        code.instruction(
+            wide: false, 0x89, reg: HostRegister.second.rawValue, rm: .context(ContextLayout.exitDetail))
+        code.instruction(wide: false, 0xc7, reg: 0, rm: .context(ContextLayout.exitKind))
+        code.doubleWord(Int32(kind.rawValue))
+    }
+
+    private static func ifVectorsLoaded(_ code: inout Assembler, _ body: (inout Assembler) -> Void) {
+        code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorLoaded))  // CMP
+        code.byte(0)
+        let skip = code.jump(if: HostCondition.equal)
+        body(&code)
+        code.land(skip)
+    }
+
+    /// Between `Core` and the host's registers and the context. Uses the first register.
+    private static func moveVectors(_ code: inout Assembler, _ core: CoreOffsets, isLoad: Bool) {
+        code.load(.first, .context(ContextLayout.core))
+        for number in 0..<16 as Range<UInt8> {
+            let place = HostMemory(.first, Int32(core.xmm + Int(number) * 16))
+            code.instruction(wide: false, .map0F, isLoad ? 0x10 : 0x11, reg: number, rm: .memory(place))  // MOVUPS
+        }
+        // LDMXCSR, STMXCSR
+        code.instruction(
+            wide: false, .map0F, 0xae, reg: isLoad ? 2 : 3, rm: .memory(HostMemory(.first, Int32(core.mxcsr))))
+    }
+
+    private static func loadRegisters(_ code: inout Assembler, _ core: CoreOffsets) {
+        code.load(.first, .context(ContextLayout.core))
+        for register in 0..<16 as Range<UInt8> {
+            if case .slot(let place) = GuestHome.of(register) {
+                code.load(.second, general(register, core))
+                code.store(.second, .context(place))
+            }
+        }
+        for register in 0..<16 as Range<UInt8> {
+            if case .register(let host) = GuestHome.of(register) { code.load(host, general(register, core)) }
+        }
+    }
+
+    /// Changes no register that has a guest's value, nor the second.
+    private static func saveRegisters(_ code: inout Assembler, _ core: CoreOffsets) {
+        code.load(.first, .context(ContextLayout.core))
+        for register in 0..<16 as Range<UInt8> {
+            if case .register(let host) = GuestHome.of(register) { code.store(host, general(register, core)) }
+        }
+        for register in 0..<16 as Range<UInt8> {
+            if case .slot(let place) = GuestHome.of(register) {
+                code.load(.rax, .context(place))
+                code.store(.rax, general(register, core))
+            }
+        }
+    }
+
+    private static func general(_ register: UInt8, _ core: CoreOffsets) -> HostMemory {
+        HostMemory(.first, Int32(core.general + Int(register) * 8))
+    }
+}
+
+extension Assembler {
+    mutating func push(_ register: HostRegister) {
+        if register.rawValue >= 8 { byte(0x41) }
+        byte(0x50 | register.rawValue & 7)
+    }
+
+    mutating func pop(_ register: HostRegister) {
+        if register.rawValue >= 8 { byte(0x41) }
+        byte(0x58 | register.rawValue & 7)
+    }
+}

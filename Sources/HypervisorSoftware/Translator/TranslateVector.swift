@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// SSE instructions as themselves, on the guest's registers in the host's. Intel SDM volume 2.
+
+extension BlockTranslator {
+    /// Translates an instruction of the vector group that has no MMX operand.
+    mutating func translateVector(_ i: DecodedInstruction) {
+        guard let operation = VectorOperation(rawValue: i.operation), let shape = VectorOperands(rawValue: i.shape),
+            let encoding = VectorEncoding.of(operation, shape)
+        else { return }
+        let layout = encoding.layout
+        if layout.reg == .xmm || layout.rm == .xmm { loadVectors() }
+        let writesFlags = FlagUse.vector(operation).changes
+        if i.isMemory {
+            let memory = access(
+                i, size: Int32(layout.memoryBytes), layout.storesToRM ? .write : .read, aligned: layout.isAligned)
+            encode(encoding, i, .memory(memory))
+        } else if layout.rm != .xmm, layout.storesToRM {
+            let host = begin(i.rm, .first, reads: false)
+            encode(encoding, i, .number(host))
+            end(i.rm, .first)
+        } else {
+            encode(encoding, i, layout.rm == .xmm ? .number(i.rm & 15) : source(i.rm))
+        }
+        if writesFlags {
+            flagsInHost = true
+            flagsInContext = false
+        }
+    }
+
+    private mutating func encode(_ encoding: VectorEncoding, _ i: DecodedInstruction, _ rm: HostOperand) {
+        let layout = encoding.layout
+        let reg: UInt8
+        switch layout.reg {
+        case .xmm: reg = i.reg & 15
+        case .general32, .general64: reg = begin(i.reg, .first, reads: layout.storesToRM)
+        case .none, .mm: reg = UInt8(bitPattern: max(encoding.form.group, 0))
+        }
+        code.instruction(
+            prefix: encoding.prefix, wide: i.operandSize == 8, encoding.form.map, encoding.form.opcode, reg: reg, rm: rm
+        )
+        if layout.hasImmediate { code.byte(UInt8(truncatingIfNeeded: i.immediate)) }
+        if layout.reg == .general32 || layout.reg == .general64, !layout.storesToRM { end(i.reg, .first) }
+    }
+
+    /// Makes sure, once in a block, that the guest's vector registers are the host's.
+    private mutating func loadVectors() {
+        guard !vectorsLoaded else { return }
+        vectorsLoaded = true
+        saveFlags()
+        code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorLoaded))  // CMP
+        code.byte(0)
+        let place = code.jump(if: HostCondition.equal)
+        flagsInHost = false
+        aside(place, .loadVectors(resume: code.position, count: count))
+    }
+}

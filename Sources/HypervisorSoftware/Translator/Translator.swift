@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// The translator of a machine: its code buffer, and the code of blocks in it.
+
+#if arch(x86_64) && os(Linux)
+    internal import CHost
+
+    /// Translated code of a machine's blocks. Like the blocks, it belongs to the thread that runs the processors.
+    @safe final class Translator {
+        /// Room that a block may need.
+        private static let largestBlock = 64 << 10
+
+        private let buffer: CodeBuffer
+        private let routines: SharedRoutines
+        private var used: Int
+        private(set) var counts = TranslatorCounts()
+
+        /// Nil where the host cannot run what would be translated: its processor must have what guests have.
+        init?(_ core: SharedRoutines.CoreOffsets) {
+            guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer() else { return nil }
+            self.buffer = buffer
+            // SAFETY: the assembler stays below the buffer's size.
+            var code = unsafe Assembler(buffer.writable, from: 0, limit: CodeBuffer.size)
+            routines = SharedRoutines(&code, core)
+            used = routines.end
+        }
+
+        deinit { buffer.deallocate() }
+
+        /// Whether there is room for another block. Otherwise all blocks must be forgotten first.
+        var hasRoom: Bool { used + Self.largestBlock <= CodeBuffer.size }
+
+        /// Translates `count` instructions from `slot`. Returns where the code is, or 0 if it has not worked out.
+        func translate(_ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache) -> Int {
+            // SAFETY: as above.
+            let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
+            var block = BlockTranslator(code, routines, set)
+            // SAFETY: the slots of a block and its closing slot.
+            let entry = block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+            guard !block.code.overflowed else { return 0 }
+            used = block.code.position
+            counts.translations += 1
+            return entry
+        }
+
+        /// Makes a jump in one block lead to another.
+        func link(_ site: Int, to code: Int) {
+            let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
+            assembler.link(site, to: code)
+            counts.links += 1
+        }
+
+        /// The block whose code is at `code` is no longer what the guest has: whoever comes there leaves.
+        func invalidate(_ code: Int) {
+            var assembler = unsafe Assembler(buffer.writable, from: code, limit: CodeBuffer.size)
+            // A short jump to the start of the prologue.
+            assembler.byte(0xeb)
+            assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
+        }
+
+        /// Forgets all code.
+        func empty() { used = routines.end }
+
+        /// Runs code until it is left.
+        @inline(__always)
+        func enter(_ context: UnsafeMutableRawPointer, _ code: Int) {
+            typealias Enter = @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Void
+            // SAFETY: the routine was written by `SharedRoutines` to be called like that; `code` is a block's entry.
+            let enter = unsafe unsafeBitCast(buffer.executable + routines.enter, to: Enter.self)
+            unsafe enter(context, buffer.executable + code)
+        }
+
+        /// The host address of a block's entry.
+        func address(_ code: Int) -> UInt64 { unsafe UInt64(UInt(bitPattern: buffer.executable + code)) }
+    }
+#else
+    /// There is no translator for this host.
+    final class Translator {
+        func invalidate(_ code: Int) {}
+        func empty() {}
+    }
+#endif
+
+/// What was done, for `--stats`.
+struct TranslatorCounts {
+    var translations: UInt64 = 0
+    var links: UInt64 = 0
+}
+
+/// The table in the context that leads from linear addresses to code.
+enum JumpTable {
+    static let multiplier: UInt32 = 0x9e37_79b1
+
+    /// The byte offset in the table of the entry for `linear`.
+    static func offset(_ linear: UInt64) -> Int {
+        let mixed = UInt32(truncatingIfNeeded: linear) &* multiplier
+        return Int(mixed >> UInt32(32 - ContextLayout.jumpIndexBits)) * ContextLayout.jumpEntrySize
+    }
+}
