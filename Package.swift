@@ -65,6 +65,7 @@ let package = Package(
         .target(name: "CNative", path: "Tests/Support/CNative"),
         .target(name: "CBareGuests", path: "guest/bare"),
         .target(name: "TestSupport", path: "Tests/Support/TestSupport"),
+        .testTarget(name: "AgentProtocolTests", dependencies: ["AgentProtocol", "CAgentFiles", "TestSupport"]),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .testTarget(
             name: "HypervisorTests",

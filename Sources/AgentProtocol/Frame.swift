@@ -66,15 +66,17 @@ public struct Frame: Equatable, Sendable {
         self.payload = payload
     }
 
+    public func append(to bytes: inout [UInt8]) { Self.append(kind, payload[...], to: &bytes) }
+
     /// Four bytes of the payload's length, one of the kind, the payload.
-    public func append(to bytes: inout [UInt8]) {
+    public static func append(_ kind: FrameKind, _ payload: ArraySlice<UInt8>, to bytes: inout [UInt8]) {
         var count = payload.count
         for _ in 0..<4 {
             bytes.append(UInt8(truncatingIfNeeded: count))
             count >>= 8
         }
         bytes.append(kind.rawValue)
-        bytes.append(contentsOf: payload)
+        bytes.append(copying: payload)
     }
 }
 
@@ -105,20 +107,37 @@ public struct FrameBuffer {
             bytes.removeFirst(start)
             start = 0
         }
-        bytes.append(contentsOf: more)
+        bytes.append(copying: more)
     }
 
     /// The next whole frame; nil when more bytes are needed.
     public mutating func next() throws(FrameError) -> Frame? {
-        guard bytes.count - start >= AgentProtocol.headerSize else { return nil }
+        var frame = Frame(.done)
+        return try next(into: &frame) ? frame : nil
+    }
+
+    /// Puts the next whole frame where another one was, whose memory it takes; false when more bytes are needed.
+    public mutating func next(into frame: inout Frame) throws(FrameError) -> Bool {
+        guard bytes.count - start >= AgentProtocol.headerSize else { return false }
         var count = 0
         for offset in (0..<4).reversed() { count = count << 8 | Int(bytes[start + offset]) }
         guard count <= AgentProtocol.largestPayload, let kind = FrameKind(rawValue: bytes[start + 4]) else {
             throw .malformed
         }
         let first = start + AgentProtocol.headerSize
-        guard bytes.count - first >= count else { return nil }
+        guard bytes.count - first >= count else { return false }
         start = first + count
-        return Frame(kind, Array(bytes[first..<start]))
+        frame.kind = kind
+        frame.payload.removeAll(keepingCapacity: true)
+        frame.payload.append(copying: bytes[first..<start])
+        return true
+    }
+}
+
+extension [UInt8] {
+    /// Appends in one piece: what Embedded Swift does with a sequence goes byte by byte.
+    mutating func append(copying bytes: ArraySlice<UInt8>) {
+        // SAFETY: the slice's own bytes, for the call.
+        unsafe bytes.withUnsafeBytes { unsafe append(contentsOf: $0) }
     }
 }

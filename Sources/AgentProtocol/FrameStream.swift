@@ -16,8 +16,10 @@ public final class FrameStream {
     public init(_ descriptor: Int32) { self.descriptor = descriptor }
 
     /// Sends a frame, now or with later ones.
-    public func queue(_ frame: Frame) throws(FrameError) {
-        frame.append(to: &outgoing)
+    public func queue(_ frame: Frame) throws(FrameError) { try queue(frame.kind, frame.payload[...]) }
+
+    public func queue(_ kind: FrameKind, _ payload: ArraySlice<UInt8>) throws(FrameError) {
+        Frame.append(kind, payload, to: &outgoing)
         if outgoing.count >= Self.bufferSize { try flush() }
     }
 
@@ -43,8 +45,14 @@ public final class FrameStream {
 
     /// The next frame, waiting for it.
     public func receive() throws(FrameError) -> Frame {
-        while true {
-            if let frame = try incoming.next() { return frame }
+        var frame = Frame(.done)
+        try receive(into: &frame)
+        return frame
+    }
+
+    /// The same, in the memory of another frame.
+    public func receive(into frame: inout Frame) throws(FrameError) {
+        while try !incoming.next(into: &frame) {
             guard try fill() else { throw .closed }
         }
     }

@@ -22,6 +22,8 @@ public struct TreeReceiver {
     /// The folders that were entered, and how each is to look when it is left.
     private var folders: [OpenFolder] = []
     private var hasBegun = false
+    /// The frame that came last.
+    private var frame = Frame(.done)
     /// What the other side could not send, one text for each.
     public private(set) var skipped: [[UInt8]] = []
 
@@ -48,11 +50,10 @@ public struct TreeReceiver {
     /// Takes the tree to its end.
     public mutating func receive() throws(TreeError) {
         while true {
-            let frame = try next()
-            switch frame.kind {
-            case .folder: try enter(try entry(frame))
-            case .file: try takeFile(try entry(frame))
-            case .link: try makeLink(try entry(frame))
+            switch try next() {
+            case .folder: try enter(try entry())
+            case .file: try takeFile(try entry())
+            case .link: try makeLink(try entry())
             case .leave: try leave()
             case .endOfTree:
                 guard folders.isEmpty, hasBegun else { throw .conversation(.unexpected) }
@@ -62,21 +63,20 @@ public struct TreeReceiver {
         }
     }
 
-    /// The next frame that is not a remark.
-    private mutating func next() throws(TreeError) -> Frame {
+    /// Takes the next frame that is not a remark; returns its kind.
+    private mutating func next() throws(TreeError) -> FrameKind {
         while true {
-            let frame: Frame
-            do throws(FrameError) { frame = try stream.receive() } catch { throw .conversation(error) }
+            do throws(FrameError) { try stream.receive(into: &frame) } catch { throw .conversation(error) }
             switch frame.kind {
             case .skipped: if skipped.count < Self.mostSkipped { skipped.append(frame.payload) }
             case .failure: throw .failure(Failure(payload: frame.payload))
-            default: return frame
+            default: return frame.kind
             }
         }
     }
 
-    /// An entry with the name that it gets here.
-    private mutating func entry(_ frame: Frame) throws(TreeError) -> TreeEntry {
+    /// The entry that came, with the name that it gets here.
+    private mutating func entry() throws(TreeError) -> TreeEntry {
         var entry: TreeEntry
         do throws(FrameError) { entry = try TreeEntry(frame.payload) } catch { throw .conversation(error) }
         if folders.isEmpty {
@@ -159,8 +159,7 @@ public struct TreeReceiver {
     /// A file's data; false when the other side could not read all of it.
     private mutating func takeData(_ file: OwnedDescriptor, _ name: [UInt8]) throws(TreeError) -> Bool {
         while true {
-            let frame = try next()
-            switch frame.kind {
+            switch try next() {
             case .endOfFile: return frame.payload == [1]
             case .data:
                 var done = 0

@@ -113,7 +113,11 @@ public struct TreeSender {
                 isWhole = count == 0
                 break
             }
-            try queue(Frame(.data, Array(buffer[..<Int(count)])))
+            do throws(FrameError) {
+                try stream.queue(.data, buffer[..<Int(count)])
+            } catch {
+                throw .conversation(error)
+            }
         }
         if !isWhole { try queue(Frame(.skipped, TreeName.failure("cannot read", name, agent_error()).text)) }
         try queue(Frame(.endOfFile, [isWhole ? 1 : 0]))

@@ -17,10 +17,10 @@ final class RunningCommand {
     private var output: Int32 = -1
     private var errorOutput: Int32 = -1
     /// Input that the command has not taken, and whether more may come.
-    private var pending: [UInt8] = []
+    private var pending = Outgoing()
     private var inputHasEnded = false
     /// Frames that the host has not taken.
-    private var outgoing: [UInt8] = []
+    private var outgoing = Outgoing()
     private var end: CommandEnd?
     /// The host has gone: the command goes on and nobody hears it.
     private var isAlone = false
@@ -143,7 +143,7 @@ final class RunningCommand {
         guard unsafe waitpid(process, &status, WNOHANG) == process else { return }
         let value = UInt8(truncatingIfNeeded: status_value(status))
         end = status_is_exit(status) != 0 ? .status(value) : .signal(value)
-        pending = []
+        pending.clear()
     }
 
     /// What the host says.
@@ -153,7 +153,7 @@ final class RunningCommand {
             while let frame = try stream.next() { take(frame) }
         } catch {
             isAlone = true
-            outgoing = []
+            outgoing.clear()
             endInput()
             // A terminal without anybody hangs up; other commands go on.
             if command.terminal != nil { _ = kill(-process, SIGHUP) }
@@ -169,7 +169,7 @@ final class RunningCommand {
                 accept(frame.payload.count)
                 return
             }
-            pending.append(contentsOf: frame.payload)
+            pending.bytes.append(copying: frame.payload[...])
             feed()
         case .endOfInput:
             inputHasEnded = true
@@ -190,20 +190,18 @@ final class RunningCommand {
         guard count > 0, !isAlone else { return }
         var fields = FieldWriter()
         fields.add(UInt32(count))
-        Frame(.accepted, fields.bytes).append(to: &outgoing)
+        Frame(.accepted, fields.bytes).append(to: &outgoing.bytes)
     }
 
     private func feed() {
         guard input >= 0, !pending.isEmpty else { return }
-        // SAFETY: writes the array's own bytes.
-        let count = unsafe pending.withUnsafeBytes { unsafe CLibc.write(input, $0.baseAddress, $0.count) }
+        let count = pending.write(to: input)
         if count > 0 {
-            pending.removeFirst(count)
             accept(count)
         } else if last_error() != EAGAIN && last_error() != EINTR {
             // Nobody reads it any more.
             accept(pending.count)
-            pending = []
+            pending.clear()
             inputHasEnded = true
         }
         if inputHasEnded, pending.isEmpty { endInput() }
@@ -221,11 +219,7 @@ final class RunningCommand {
         input = -1
     }
 
-    private func speak() {
-        // SAFETY: writes the array's own bytes.
-        let count = unsafe outgoing.withUnsafeBytes { unsafe CLibc.write(stream.descriptor, $0.baseAddress, $0.count) }
-        if count > 0 { outgoing.removeFirst(count) }
-    }
+    private func speak() { _ = outgoing.write(to: stream.descriptor) }
 
     /// What the command says; false when there is nothing now or any more.
     private func listen(_ descriptor: inout Int32, _ kind: FrameKind) -> Bool {
@@ -240,9 +234,42 @@ final class RunningCommand {
             return false
         }
         if !isAlone {
-            Frame(kind, Array(buffer[..<count])).append(to: &outgoing)
+            Frame.append(kind, buffer[..<count], to: &outgoing.bytes)
             speak()
         }
         return true
+    }
+}
+
+/// Bytes that are written as their reader takes them.
+private struct Outgoing {
+    var bytes: [UInt8] = []
+    private var start = 0
+
+    var count: Int { bytes.count - start }
+    var isEmpty: Bool { count == 0 }
+
+    mutating func clear() {
+        bytes.removeAll(keepingCapacity: true)
+        start = 0
+    }
+
+    /// Writes what `descriptor` takes now; returns how much that was, or a negative number.
+    mutating func write(to descriptor: Int32) -> Int {
+        let from = start
+        // SAFETY: `from` is at most the count of the bytes.
+        let done = unsafe bytes.withUnsafeBytes { bytes in
+            unsafe CLibc.write(descriptor, bytes.baseAddress.map { unsafe $0 + from }, bytes.count - from)
+        }
+        if done > 0 {
+            start += done
+            if start == bytes.count {
+                clear()
+            } else if start > AgentProtocol.largestPayload {
+                bytes.removeFirst(start)
+                start = 0
+            }
+        }
+        return done
     }
 }

@@ -21,7 +21,7 @@ struct Session {
             }
             // Before anything else: whatever runs because of this conversation finds its machine's own numbers and time.
             arrive(try Hello(first.payload))
-            try stream.queue(Greeting(isReady: isReady).frame)
+            try stream.send(Greeting(isReady: isReady).frame)
             try answer(try stream.receive())
         } catch {
             // The host has gone or broken the rules: there is nobody to tell.
