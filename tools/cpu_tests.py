@@ -13,6 +13,7 @@ BOOT_SECONDS = 120
 JOBS_SECONDS = 600
 SNAPSHOTS = 4
 BLOCKS = 500
+ENGINES = ("interpret", "translate")
 
 
 def native_results(bench, scale):
@@ -24,18 +25,18 @@ def native_results(bench, scale):
     folder = bench.file(f"native-{scale}")
     folder.mkdir()
     native = Native(program, folder, preparation(scale))
-    return {job: native.measure(job)[1] for job in jobs}
+    return {job: native.measure(job).checksum for job in jobs}
 
 
 @contextlib.contextmanager
-def shell(bench, name, scale):
+def shell(bench, name, scale, engine):
     """A booted machine that has smolbench, at its shell's prompt."""
     initramfs = CACHE / "initramfs-bench.cpio"
     if not initramfs.exists():
         raise Skip("guest/build-initramfs --program was not run")
     with bench.start(
             "boot", bench.kernel, initramfs, "--name", name, "--memory", "256M", "--accel", "software",
-            "--cmdline", "quiet smolvmm.run=shell") as machine:
+            "--cpu-engine", engine, "--cmdline", "quiet smolvmm.run=shell") as machine:
         machine.expect(rb"/ # ", BOOT_SECONDS)
         guest = Shell(machine)
         guest.run("PS1=; cd /tmp; " + preparation(scale))
@@ -58,18 +59,19 @@ def compare(expected, text, first=0):
 
 
 def programs_agree(bench):
-    """programs of all kinds compute in the guest what they compute on the host's processor"""
+    """programs of all kinds compute in the guest, by either engine, what they compute on the host's processor"""
     expected = native_results(bench, 1)
-    with shell(bench, bench.new_name(), 1) as guest:
-        compare(expected, guest.run(script(expected), timeout=JOBS_SECONDS))
+    for engine in ENGINES:
+        with shell(bench, bench.new_name(), 1, engine) as guest:
+            compare(expected, guest.run(script(expected), timeout=JOBS_SECONDS))
 
 
 def frozen_programs_agree(bench):
-    """programs frozen in their midst end with the host's results, in the original and in every copy"""
+    """programs frozen in their midst end with the host's results, in the original and in copies that either engine runs"""
     expected = native_results(bench, 2)
     name = bench.new_name()
     bundles = []
-    with shell(bench, name, 2) as guest:
+    with shell(bench, name, 2, "translate") as guest:
         began = guest.machine.position
         guest.begin(script(expected))
         for index in range(SNAPSHOTS):
@@ -82,8 +84,8 @@ def frozen_programs_agree(bench):
         guest.end(JOBS_SECONDS)
         text = guest.machine.output[began:].decode(errors="replace")
     compare(expected, text)
-    for bundle in bundles:
-        with bench.restore(bundle) as machine:
+    for index, bundle in enumerate(bundles):
+        with bench.restore(bundle, "--cpu-engine", ENGINES[index % len(ENGINES)]) as machine:
             copy = Shell(machine, guest.count)
             copy.end(JOBS_SECONDS)
             text = machine.output.decode(errors="replace")
@@ -98,15 +100,18 @@ def random_blocks_agree(bench):
     program = CACHE / "smolbench"
     if not program.exists():
         raise Skip("guest/build-bench was not run")
-    with shell(bench, bench.new_name(), 1) as guest:
-        for first in range(0, BLOCKS, BLOCKS // 10):
-            words = ["blocks", str(first), str(BLOCKS // 10)]
-            _, native, _ = run([program, *words])
-            printed = guest.run(" ".join(["smolbench", *words]), timeout=JOBS_SECONDS)
-            expected, actual = (re.search(r"^blocks [\d.]+ ([0-9a-f]+)", text, re.MULTILINE)[1] for text in (native, printed))
-            require(
-                actual == expected,
-                f"blocks {first} to {first + BLOCKS // 10} differ: tools/fuzz-blocks --seed {first} shows the first that does")
+    for engine in ENGINES:
+        with shell(bench, bench.new_name(), 1, engine) as guest:
+            for first in range(0, BLOCKS, BLOCKS // 10):
+                words = ["blocks", str(first), str(BLOCKS // 10)]
+                _, native, _ = run([program, *words])
+                printed = guest.run(" ".join(["smolbench", *words]), timeout=JOBS_SECONDS)
+                expected, actual = (
+                    re.search(r"^blocks [\d.]+ ([0-9a-f]+)", text, re.MULTILINE)[1] for text in (native, printed))
+                require(
+                    actual == expected,
+                    f"{engine}: blocks {first} to {first + BLOCKS // 10} differ: tools/fuzz-blocks --cpu-engine {engine} "
+                    f"--seed {first} shows the first that does")
 
 
 TESTS = [programs_agree, frozen_programs_agree, random_blocks_agree]

@@ -43,6 +43,7 @@ class Setup:
         self.engines = arguments.cpu_engine
         self.scale = arguments.scale
         self.programs = arguments.program
+        self.processor_time = arguments.processor_time
         self.folder = folder
         self.bundles = {}
 
@@ -221,6 +222,9 @@ def main():
     processor.add_argument("--program", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
     processor.add_argument(
         "--cpu-engine", nargs="+", default=[], metavar="ENGINE", help="compare these engines of smolvmm's software CPU")
+    processor.add_argument(
+        "--processor-time", action="store_true",
+        help="count the processor time of the machine's process, for hosts that are busy with other things")
     add_machine_options(parser)
     arguments = parser.parse_args()
     failed = False

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the processor with guest/bench: in guests of smolvmm and of QEMU, and on this host; measure.py runs it."""
 
+import collections
 import math
 import os
+import pathlib
 import re
+import resource
 import shlex
 import statistics
 import subprocess
@@ -70,6 +73,9 @@ def result(job, text):
     return float(match[1]), match[2]
 
 
+Measurement = collections.namedtuple("Measurement", "seconds checksum processor_seconds")
+
+
 class Native:
     """This host, on one of its processors, as a guest has one."""
 
@@ -80,11 +86,14 @@ class Native:
 
     def measure(self, job):
         processors = os.sched_getaffinity(0)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [self.program, *job.words], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=JOB_SECONDS, check=False, preexec_fn=lambda: os.sched_setaffinity(0, {max(processors)}))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         require(done.returncode in (0, 1), f"{job.name}: status {done.returncode}\n{done.stderr[-800:]}")
-        return result(job, done.stdout)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Measurement(*result(job, done.stdout), used)
 
     def end(self):
         """Nothing runs between two jobs."""
@@ -105,8 +114,9 @@ class Guest:
         try:
             if self.shell is None:
                 self.boot()
+            before = self.processor_seconds()
             text = self.shell.run("smolbench " + shlex.join(job.words) + " || [ $? = 1 ]", timeout=JOB_SECONDS)
-            return result(job, text)
+            return Measurement(*result(job, text), self.processor_seconds() - before)
         except Failure:
             self.end()
             raise
@@ -119,6 +129,12 @@ class Guest:
         self.boots = True
         self.shell.run(self.preparation, timeout=JOB_SECONDS)
         self.began = self.clocks()
+
+    def processor_seconds(self):
+        """Of all threads of the machine's process."""
+        tasks = pathlib.Path(f"/proc/{self.shell.machine.process.pid}/task")
+        times = [int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks.iterdir()]
+        return sum(times) / 1e9
 
     def clocks(self):
         """The guest's clock and the host's, in seconds."""
@@ -177,26 +193,26 @@ class Table:
         print(f"  {title:12}{''.join(cells)}{''.join(shown)}", flush=True)
 
 
-def measure_job(job, compared, runs, failures):
-    """The median of the seconds of each side that got the same result as the others."""
+def measure_job(job, compared, setup, failures):
+    """The median of the times of each side that got the same result as the others."""
     times = {name: [] for name in compared if job.runs_natively or name != NATIVE}
     expected = None
-    for _ in range(runs):
+    for _ in range(setup.runs):
         for name, side in compared.items():
             if name not in times:
                 continue
             try:
-                seconds, checksum = side.measure(job)
-                expected = expected or checksum
-                require(checksum == expected, f"the result is {checksum} instead of {expected}")
-                times[name].append(seconds)
+                measured = side.measure(job)
+                expected = expected or measured.checksum
+                require(measured.checksum == expected, f"the result is {measured.checksum} instead of {expected}")
+                times[name].append(measured.processor_seconds if setup.processor_time else measured.seconds)
             except Failure as failure:
                 failures.append(f"{job.name}, {name}: {failure}")
                 del times[name]
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure_groups(jobs, compared, runs, table, failures):
+def measure_groups(jobs, compared, setup, table, failures):
     """Measures and shows group by group; returns the times of all jobs."""
     measured = []
     for group in dict.fromkeys(job.group for job in jobs):
@@ -204,7 +220,7 @@ def measure_groups(jobs, compared, runs, table, failures):
         rows = []
         for job in jobs:
             if job.group == group:
-                rows.append(measure_job(job, compared, runs, failures))
+                rows.append(measure_job(job, compared, setup, failures))
                 table.row(job.name, rows[-1])
         if len(rows) > 1:
             table.mean("mean", rows)
@@ -220,7 +236,7 @@ def compare(setup, jobs, compared):
     failures = []
     table = Table(list(compared))
     try:
-        measured = measure_groups(jobs, compared, setup.runs, table, failures)
+        measured = measure_groups(jobs, compared, setup, table, failures)
         if len({job.group for job in jobs}) > 1:
             table.mean("all", measured)
         for name, side in compared.items():

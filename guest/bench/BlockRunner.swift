@@ -8,18 +8,20 @@ import CLibc
 /// Where everything is, so that pointers have the same values wherever a block runs.
 enum BlockLayout {
     static let base = 0x2000_0000
-    /// Registers in and out: 16 general-purpose ones by number, flags, MXCSR, the caller's stack, the loop's count; at
-    /// 0x100 XMM0 to XMM7.
+    /// Registers in and out: 16 general-purpose ones by number, flags, MXCSR, the caller's stack, the loop's count, where
+    /// the block is; at 0x100 the SSE registers.
     static let state = base
     static let flags = state + 16 * 8
     static let control = state + 17 * 8
     static let callersStack = state + 18 * 8
     static let count = state + 19 * 8
+    static let start = state + 20 * 8
     static let vectors = state + 0x100
     static let entry = base + 0x1000
     static let exit = base + 0x1400
-    static let block = base + 0x1800
-    static let blockEnd = base + 0x4000
+    /// Blocks are between here and the stack's guard page, a half of them around the last page boundary before it.
+    static let blocks = base + 0x1800
+    static let pageBoundary = base + 0x3000
     static let stack = base + 0x5000
     static let stackEnd = base + 0x7000
     static let data = base + 0x8000
@@ -43,6 +45,7 @@ private enum SavedRegister {
 
 /// What the signal handler needs of the block that runs.
 private struct RunningBlock {
+    var start = 0
     var boundaries: [Int] = []
     var checksum: UInt64 = 0
     var exceptions = 0
@@ -82,7 +85,7 @@ enum BlockRunner {
             line.add(word: unsafe load_64(pointer(BlockLayout.state + register * 8)))
             line.write()
         }
-        for half in 0..<16 {
+        for half in 0..<32 {
             var line = Line("xmm half ")
             line.add(half)
             line.add(" ")
@@ -107,7 +110,7 @@ enum BlockRunner {
         var numbers = Numbers(seed: seed ^ 0x5eed)
         // SAFETY: the layout is mapped; the block is shorter than its place.
         for (offset, byte) in block.bytes.enumerated() {
-            unsafe pointer(BlockLayout.block + offset).storeBytes(of: byte, as: UInt8.self)
+            unsafe pointer(block.start + offset).storeBytes(of: byte, as: UInt8.self)
         }
         for offset in stride(from: 0, to: 4 * Pages.size, by: 8) {
             unsafe store_64(pointer(BlockLayout.data + offset), RandomBlock.value(&numbers))
@@ -123,21 +126,24 @@ enum BlockRunner {
         unsafe store_64(pointer(BlockLayout.flags), numbers.next() & 0x8d5 | 0x202)
         unsafe store_64(pointer(BlockLayout.control), 0x1f80)
         unsafe store_64(pointer(BlockLayout.count), UInt64(block.rounds))
-        for half in 0..<16 {
+        unsafe store_64(pointer(BlockLayout.start), UInt64(block.start))
+        for half in 0..<32 {
             unsafe store_64(pointer(BlockLayout.vectors + half * 8), RandomBlock.value(&numbers))
         }
-        unsafe running = RunningBlock(boundaries: block.boundaries, isShown: isShown)
+        unsafe running = RunningBlock(start: block.start, boundaries: block.boundaries, isShown: isShown)
         if isShown {
             show(block.bytes)
             var line = Line("rounds ")
             line.add(block.rounds)
+            line.add(" start ")
+            line.add(word: UInt64(block.start))
             line.write()
         }
         _ = unsafe call_generated(pointer(BlockLayout.entry), 0)
         var checksum = unsafe folded(running.checksum, UInt64(running.exceptions + running.steps))
         unsafe store_64(pointer(BlockLayout.flags), load_64(pointer(BlockLayout.flags)) & definedFlags)
         checksum = foldedMemory(BlockLayout.state, 18 * 8, checksum)
-        checksum = foldedMemory(BlockLayout.vectors, 128, checksum)
+        checksum = foldedMemory(BlockLayout.vectors, 256, checksum)
         return foldedMemory(BlockLayout.data, 4 * Pages.size, checksum)
     }
 
@@ -219,12 +225,12 @@ enum BlockRunner {
         unsafe running.checksum = checksum
         if unsafe running.isShown { unsafe show(registers, checksum) }
         if trap == debugTrap || trap == 3 { return }
-        let next = unsafe running.boundaries.first { BlockLayout.block + $0 > place }
-        guard let next, place >= BlockLayout.block, unsafe running.exceptions < mostExceptions else {
+        let next = unsafe running.boundaries.first { unsafe running.start + $0 > place }
+        guard let next, unsafe place >= running.start, unsafe running.exceptions < mostExceptions else {
             unsafe registers[SavedRegister.instructionPointer] = UInt64(BlockLayout.exit)
             return
         }
-        unsafe registers[SavedRegister.instructionPointer] = UInt64(BlockLayout.block + next)
+        unsafe registers[SavedRegister.instructionPointer] = UInt64(running.start + next)
     }
 
     private static func show(_ registers: UnsafeMutablePointer<UInt64>, _ checksum: UInt64) {
@@ -269,7 +275,7 @@ private enum BlockCode {
         for push: UInt8 in [0x53, 0x55] { code.raw(push) }
         for push: UInt8 in 0x54...0x57 { code.raw(0x41, push) }
         code.instruction(0x89, width: .quadword, reg: stackPointer, place: .absolute(BlockLayout.callersStack))
-        for vector in 0..<8 {  // movups
+        for vector in 0..<16 {  // movups
             code.instruction(0x0f, 0x10, reg: vector, place: .absolute(BlockLayout.vectors + vector * 16))
         }
         code.instruction(0x0f, 0xae, reg: 2, place: .absolute(BlockLayout.control))  // ldmxcsr
@@ -279,7 +285,7 @@ private enum BlockCode {
             code.instruction(
                 0x8b, width: .quadword, reg: register, place: .absolute(BlockLayout.state + register * 8))
         }
-        code.patch(code.jump(0xe9), to: BlockLayout.block - BlockLayout.entry)
+        code.instruction(0xff, reg: 4, place: .absolute(BlockLayout.start))  // jmp
         return code.bytes
     }
 
@@ -292,7 +298,7 @@ private enum BlockCode {
         code.instruction(0x8b, width: .quadword, reg: stackPointer, place: .absolute(BlockLayout.callersStack))
         code.raw(0x9c)  // pushfq
         code.instruction(0x8f, reg: 0, place: .absolute(BlockLayout.flags))  // pop
-        for vector in 0..<8 {  // movups
+        for vector in 0..<16 {  // movups
             code.instruction(0x0f, 0x11, reg: vector, place: .absolute(BlockLayout.vectors + vector * 16))
         }
         code.instruction(0x0f, 0xae, reg: 3, place: .absolute(BlockLayout.control))  // stmxcsr

@@ -9,7 +9,7 @@ struct RandomBlock {
     static let stackPointer = 4
 
     var numbers: Numbers
-    var code = BlockEncoder(address: BlockLayout.block)
+    var code: BlockEncoder
     /// Where groups begin, and jumps with the group that they lead to.
     private var starts: [Int] = []
     private var jumps: [(position: Int, group: Int)] = []
@@ -22,6 +22,8 @@ struct RandomBlock {
 
     /// How often the loop runs.
     let rounds: Int
+    /// The address of its code.
+    let start: Int
 
     var bytes: [UInt8] { code.bytes }
     var boundaries: [Int] { code.boundaries }
@@ -31,6 +33,9 @@ struct RandomBlock {
         singleSteps = numbers.next(below: 8) == 0
         faults = numbers.next(below: 3) == 0
         rounds = [1, 3, 40, 300][numbers.next(below: 4)]
+        let distance = numbers.next(below: 400)
+        start = numbers.next(below: 2) == 0 ? BlockLayout.blocks + distance : BlockLayout.pageBoundary - distance
+        code = BlockEncoder(address: start)
         self.numbers = numbers
         build()
     }
@@ -57,7 +62,7 @@ struct RandomBlock {
         let last = starts.count - 1
         code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.count))  // dec
         code.patch(code.jump(0x0f, 0x85), to: top)  // jnz
-        code.patch(code.jump(0xe9), to: BlockLayout.exit - BlockLayout.block)
+        code.patch(code.jump(0xe9), to: BlockLayout.exit - start)
         for jump in jumps { code.patch(jump.position, to: starts[min(jump.group, last)]) }
         // One function for all calls.
         let function = code.bytes.count

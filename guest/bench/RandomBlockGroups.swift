@@ -72,9 +72,10 @@ extension RandomBlock {
 
     /// Packed integers, scalar and packed floating point, conversions, comparisons, moves.
     mutating func vector() {
-        let (first, second) = (numbers.next(below: 8), Place.register(numbers.next(below: 8)))
+        let first = numbers.next(below: 16)
+        let second = vectorPlace()
         let general = register()
-        switch numbers.next(below: 11) {
+        switch numbers.next(below: 13) {
         case 0: code.instruction(0x0f, 0x6f, prefixes: [0xf3], reg: first, place: memory())  // movdqu
         case 1: code.instruction(0x0f, 0x7f, prefixes: [0xf3], reg: first, place: memory())
         case 2:
@@ -96,10 +97,28 @@ extension RandomBlock {
         case 5: code.instruction(0x0f, 0x2a, prefixes: [0xf2], width: .quadword, reg: first, place: .register(general))
         case 6: code.instruction(0x0f, 0x2c, prefixes: [0xf2], width: .quadword, reg: general, place: second)
         case 7: code.instruction(0x0f, 0x2e, prefixes: [0x66], reg: first, place: second)  // ucomisd
-        case 8: code.instruction(0x0f, 0xd7, prefixes: [0x66], reg: general, place: second)  // pmovmskb
+        case 8:  // pmovmskb
+            code.instruction(
+                0x0f, 0xd7, prefixes: [0x66], reg: general, place: .register(numbers.next(below: 16)))
         case 9: code.instruction(0x0f, 0x6e, prefixes: [0x66], width: .quadword, reg: first, place: .register(general))
+        case 10:  // pshufb, phaddd, pabsd, pmulld, pminsd, pmovzxbw, ptest
+            let operations: [UInt8] = [0x00, 0x02, 0x1e, 0x40, 0x39, 0x30, 0x17]
+            code.instruction(
+                0x0f, 0x38, operations[numbers.next(below: operations.count)], prefixes: [0x66], reg: first,
+                place: second)
+        case 11:  // crc32
+            code.instruction(
+                0x0f, 0x38, 0xf1, prefixes: [0xf2], width: chance(2) ? .quadword : .doubleword, reg: general,
+                place: place())
         default: code.instruction(0x0f, 0x10, prefixes: [0xf2], reg: first, place: memory())  // movsd
         }
+    }
+
+    /// An SSE register, or memory that is aligned, but for now and then in blocks that fault.
+    private mutating func vectorPlace() -> Place {
+        guard chance(3) else { return .register(numbers.next(below: 16)) }
+        let displacement = (numbers.next(below: 0x300) - 0x180) * 16 + (faults && chance(8) ? 8 : 0)
+        return .memory(base: Self.data, index: nil, scale: 0, displacement: displacement)
     }
 
     /// x87: two doubles of memory, added, subtracted, multiplied or divided.
