@@ -226,7 +226,7 @@ def signals_and_terminals(bench):
             subprocess.run(["stty", "rows", "33", "cols", "101"], stdin=command.writing, check=True)
             command.process.send_signal(signal.SIGWINCH)
             command.send("tty; stty size; sleep 600")
-            command.expect(rb"/dev/pts/\d+\r\n33 101\r\n", EXEC_SECONDS)
+            command.expect(rb"/dev/pts/\d+\r*\n33 101\r*\n", EXEC_SECONDS)
             os.write(command.writing, b"\x03")
             command.expect(rb"# ", EXEC_SECONDS)
             command.send("exit 9")

@@ -54,9 +54,7 @@ struct CommandArguments: ParsableArguments {
     }
 
     /// Runs the command over the connection that `connect` makes for its request. Returns its exit status.
-    func run(
-        name: String, signals: Signals, connect: (Frame) throws -> AgentConnection
-    ) throws -> Int32 {
+    func run(name: String, connect: (Frame) throws -> AgentConnection) throws -> Int32 {
         let terminal = tty ? Terminal() : nil
         defer { terminal?.leave() }
         let size = terminal?.size
@@ -69,8 +67,9 @@ struct CommandArguments: ParsableArguments {
             terminal?.leave()
             throw error
         }
+        // Until here signals end this process; from here on they are the command's.
         return try RemoteCommand(
-            connection, name: name, hasInput: interactive, terminal: terminal, signals: signals
+            connection, name: name, hasInput: interactive, terminal: terminal, signals: Signals()
         ).run()
     }
 }
@@ -97,7 +96,7 @@ struct ExecCommand: ParsableCommand {
 
     func run() throws {
         let folder = try RuntimeFolder.own()
-        let status = try command.run(name: name.text, signals: Signals()) { request in
+        let status = try command.run(name: name.text) { request in
             do { return try AgentConnection(name, in: folder, request: request) } catch {
                 tell(error: "\(error)")
                 throw ExitCode(125)

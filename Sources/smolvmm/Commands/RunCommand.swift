@@ -40,13 +40,12 @@ struct RunCommand: ParsableCommand {
         let machine = try Machine.restore(bundle, name: name.text, scratchFolder: HostFile.scratchFolder)
         try machine.serveSockets(at: server.vsockPath)
         try server.serve(machine.control, as: .init(machine, source: try HostFile.absolute(file)))
-        let signals = try Signals()
         let control = machine.control
         let console = machine.console
         let command = command
         let result = try Promise<Int32>()
         try HostThread.start {
-            result.deliver(Self.talk(command, name, server.vsockPath, signals))
+            result.deliver(Self.talk(command, name, server.vsockPath))
             control.stop()
         }
         // Nobody sees the console, but it has to be taken: a full one holds the machine.
@@ -67,11 +66,9 @@ struct RunCommand: ParsableCommand {
     }
 
     /// Runs the command; returns its exit status.
-    private static func talk(
-        _ command: CommandArguments, _ name: MachineName, _ path: String, _ signals: Signals
-    ) -> Int32 {
+    private static func talk(_ command: CommandArguments, _ name: MachineName, _ path: String) -> Int32 {
         do {
-            return try command.run(name: name.text, signals: signals) { request in
+            return try command.run(name: name.text) { request in
                 do throws(AgentAbsence) {
                     return try AgentConnection(path: path, request: request)
                 } catch {
