@@ -54,7 +54,7 @@ extension DiskImage {
         switch format {
         case .raw: layers.append(RawLayer(file, fillsLastSector: options.fillsLastSector))
         case .qcow2:
-            let layer = try Qcow2Layer(file)
+            let layer = try Qcow2Layer.open(file)
             if let snapshot = options.snapshot { try layer.show(snapshot: snapshot) }
             layers.append(layer)
             if !options.ignoresBacking { try appendBacking(of: layer, to: &layers, options) }
@@ -77,7 +77,7 @@ extension DiskImage {
         for (file, format) in zip(files, formats) {
             switch format {
             case .raw: layers.append(RawLayer(file))
-            case .qcow2: layers.append(try Qcow2Layer(file))
+            case .qcow2: layers.append(try Qcow2Layer.open(file))
             }
         }
         guard let base = layers.first else {
@@ -118,7 +118,7 @@ extension DiskImage {
                 layers.append(RawLayer(file))
                 return
             }
-            current = try Qcow2Layer(file)
+            current = try Qcow2Layer.open(file)
             layers.append(current)
         }
     }

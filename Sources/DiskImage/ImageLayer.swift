@@ -113,7 +113,9 @@ public enum DiskFormat: String, Sendable, CaseIterable {
     /// The format of a file by its first bytes.
     static func probe(_ file: ImageFile) throws(DiskImageError) -> DiskFormat {
         guard file.size >= 4 else { return .raw }
-        return try file.read("the first bytes", at: 0, count: 4).bigEndian(UInt32.self, at: 0) == Qcow2Header.magic
-            ? .qcow2 : .raw
+        let first = try file.withoutReadAhead { () throws(DiskImageError) in
+            try file.read("the first bytes", at: 0, count: 4)
+        }
+        return first.bigEndian(UInt32.self, at: 0) == Qcow2Header.magic ? .qcow2 : .raw
     }
 }

@@ -125,12 +125,9 @@ internal import CHost
                 // SAFETY: one descriptor.
                 while unsafe Glibc.poll(&descriptor, 1, -1) < 0, errno == EINTR {}
             }
-            // What ends from here on signals again.
-            var count: UInt64 = 0
-            // SAFETY: eight bytes, which is what an eventfd gives.
-            unsafe _ = read(signal, &count, 8)
-            kernel?.poll(waiting: false, into: &completions)
+            // This clears the signal, which the kernel's operations share: they are looked at afterwards.
             helpers.take(into: &completions)
+            kernel?.collect(into: &completions)
         #endif
     }
 

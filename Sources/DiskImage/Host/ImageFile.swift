@@ -192,6 +192,16 @@ package protocol ImageFileObserver: AnyObject {
 
     // MARK: Access
 
+    /// Runs `body`, whose reads of tables must not make the host believe that the file is read from its start to its end:
+    /// it would read megabytes ahead of the guest's scattered requests, which continue where the tables end.
+    func withoutReadAhead<Value>(_ body: () throws(DiskImageError) -> Value) throws(DiskImageError) -> Value {
+        #if os(Linux)
+            posix_fadvise(descriptor, 0, 0, POSIX_FADV_RANDOM)
+            defer { posix_fadvise(descriptor, 0, 0, POSIX_FADV_NORMAL) }
+        #endif
+        return try body()
+    }
+
     /// Fills `buffer` from `offset` on; what is behind the end reads as zero.
     func read(at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer) throws(DiskImageError) {
         let inside = offset < size ? Int(min(UInt64(buffer.count), size - offset)) : 0

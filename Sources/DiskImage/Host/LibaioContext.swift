@@ -132,12 +132,21 @@
             inFlight -= 1
         }
 
+        /// Takes what has ended, and leaves the signal alone.
+        func collect(into completions: inout [IOQueue.Completion]) {
+            takeEarly(into: &completions)
+            if inFlight > collected { harvest(atLeast: 0, into: &completions) }
+        }
+
+        private func takeEarly(into completions: inout [IOQueue.Completion]) {
+            if early.isEmpty { return }
+            completions += early
+            early.removeAll(keepingCapacity: true)
+        }
+
         func poll(waiting: Bool, into completions: inout [IOQueue.Completion]) {
             let before = completions.count
-            if !early.isEmpty {
-                completions += early
-                early.removeAll(keepingCapacity: true)
-            }
+            takeEarly(into: &completions)
             guard inFlight > collected else { return }
             harvest(atLeast: waiting && completions.isEmpty ? 1 : 0, into: &completions)
             guard completions.count > before else { return }

@@ -77,8 +77,13 @@
             return true
         }
 
+        /// Takes what has ended, and clears the signal.
         func take(into completions: inout [IOQueue.Completion]) {
             ended.list.withLock { list in
+                // With the lock held: no end that is taken now leaves its signal behind.
+                var count: UInt64 = 0
+                // SAFETY: eight bytes, which is what an eventfd gives.
+                unsafe _ = Glibc.read(signal, &count, 8)
                 inFlight -= list.count
                 completions += list
                 list.removeAll(keepingCapacity: true)

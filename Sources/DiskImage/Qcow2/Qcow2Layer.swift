@@ -70,6 +70,11 @@ final class Qcow2Layer: ImageLayer {
         case examination
     }
 
+    /// Opens the image in `file`, for requests.
+    static func open(_ file: ImageFile) throws(DiskImageError) -> Qcow2Layer {
+        try file.withoutReadAhead { () throws(DiskImageError) in try Qcow2Layer(file) }
+    }
+
     /// Opens the image in `file`.
     init(_ file: ImageFile, isScratch: Bool = false, for purpose: Purpose = .use) throws(DiskImageError) {
         let header = try Qcow2Header(file)

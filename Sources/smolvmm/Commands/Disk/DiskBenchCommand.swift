@@ -48,7 +48,6 @@ struct DiskBenchCommand: ParsableCommand {
         unsafe _ = memory.initializeMemory(as: UInt8.self, repeating: 0x5a)
         guard let start = memory.baseAddress else { return }
 
-        let last = image.size - UInt64(size)
         var offset: UInt64 = 0
         var begun = 0
         var ended = 0
@@ -64,8 +63,9 @@ struct DiskBenchCommand: ParsableCommand {
                     image.read(UInt64(slot), at: offset, into: [buffer])
                 }
                 begun += 1
-                offset += step ?? UInt64(size)
-                offset %= last
+                // As qemu-img bench does: with other offsets the host reads other amounts ahead.
+                offset = (offset &+ (step ?? UInt64(size))) % image.size
+                if image.size - offset < UInt64(size) { offset = 0 }
             }
             image.kick()
             for completion in image.takeCompletions(waiting: true) {

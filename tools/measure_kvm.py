@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measurements of hardware KVM on the emulated host of tools/kvm-host, beside QEMU there; measure.py runs them."""
+
+import re
+import shutil
+import statistics
+import subprocess
+
+from harness import ROOT, Failure, require, run
+
+HOST_SECONDS = 1800
+LINE = re.compile(r"^(boot|restore|port|memory) (smolvmm|qemu) (\d+)$", re.MULTILINE)
+TITLES = {
+    "boot": ("process start to the guest's init", "ms", 1000),
+    "restore": ("process start to the restored guest's next tick", "ms", 1000),
+    "port": ("a read of a port, from guest to device and back", "us", 1000),
+    "memory": ("a read of a device's memory", "us", 1000),
+}
+
+
+def measure_kvm(setup):
+    """hardware KVM on an emulated host: boot, restore and round trips, beside QEMU's microvm in there"""
+    bare = setup.folder / "bare"
+    subprocess.run([ROOT / "guest/build-bare-kernel", bare], check=True)
+    files = {
+        setup.kernel: "vmlinuz", setup.initramfs: "initramfs.cpio", bare: "bare",
+        ROOT / "tools/kvm-bench-inside": "/bin/kvm-bench-inside", shutil.which("bash"): "/bin/bash",
+        shutil.which("qemu-system-x86_64"): "/usr/bin/qemu-system-x86_64", "/usr/share/qemu": "/usr/share/qemu",
+        "/usr/share/seabios": "/usr/share/seabios"}
+    options = [word for path, inside in files.items() for word in ("--file", f"{path}:{inside}")]
+    status, output, errors = run(
+        [ROOT / "tools/kvm-host", "--smolvmm", setup.smolvmm, "--timeout", HOST_SECONDS, *options, "--",
+         "kvm-bench-inside", str(setup.runs)], HOST_SECONDS + 60)
+    require(status == 0, f"status {status}\n{output}{errors}")
+    values = {}
+    for measurement, side, value in LINE.findall(output):
+        values.setdefault((measurement, side), []).append(int(value))
+    for measurement, (title, unit, scale) in TITLES.items():
+        medians = {}
+        for side in ("smolvmm", "qemu"):
+            numbers = sorted(value / scale for value in values.get((measurement, side), []))
+            if numbers:
+                medians[side] = statistics.median(numbers)
+                print(f"  {title:50} {side:8} median {medians[side]:9.2f} {unit}   "
+                      f"from {numbers[0]:.2f} to {numbers[-1]:.2f}   ({len(numbers)} runs)")
+        if len(medians) == 2:
+            print(f"  {title:50} smolvmm is {medians['qemu'] / medians['smolvmm']:.2f} times as fast")
+    failures = [line for line in output.splitlines() if line.startswith("failed ")]
+    if failures:
+        raise Failure("\n  ".join(failures))
