@@ -240,10 +240,13 @@ def files_are_copied(bench):
         content = random.Random(2).randbytes(COPY_BYTES)
         (bench.file("big")).write_bytes(content)
         bench.run("cp", bench.file("big"), f"{name}:/run/copy", timeout=COPY_SECONDS)
-        output, _ = execute(bench, name, "sha256sum", "/run/copy", timeout=COPY_SECONDS)
-        require(output.split()[0].decode() == hashlib.sha256(content).hexdigest(), "the guest has something else")
         bench.run("cp", f"{name}:/run/copy", bench.file("back"), timeout=COPY_SECONDS)
-        require(bench.file("back").read_bytes() == content, "what came back is something else")
+        digests = [hashlib.sha256(bench.file(file).read_bytes()).hexdigest() for file in ("big", "back")]
+        require(digests[0] == digests[1], f"the hashes of what went in and came out are {digests}")
+        # The guest's own opinion of as much as its processor computes in a second.
+        output, _ = execute(bench, name, "sh", "-c", "head -c 1000000 /run/copy | sha256sum")
+        require(
+            output.split()[0].decode() == hashlib.sha256(content[:1_000_000]).hexdigest(), "the guest has something else")
 
         tree = bench.file("tree")
         (tree / "a" / "b").mkdir(parents=True)
@@ -286,8 +289,8 @@ def snapshot_during_a_copy(bench):
                 require(time.monotonic() < deadline, "the copy did not begin")
             bench.run("snapshot", name, "-o", bundle)
             require(copying.wait(COPY_SECONDS) == 0, f"the copy failed: {copying.standard_error()}")
-        output, _ = execute(bench, name, "sha256sum", "/run/content", timeout=COPY_SECONDS)
-        require(output.split()[0].decode() == hashlib.sha256(content).hexdigest(), "the original has something else")
+        bench.run("cp", f"{name}:/run/content", bench.file("back"), timeout=COPY_SECONDS)
+        require(bench.file("back").read_bytes() == content, "the original has something else")
         with bench.restore(bundle, name=copy):
             wait_for_socket(bench, copy)
             deadline = time.monotonic() + EXEC_SECONDS
