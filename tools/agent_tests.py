@@ -259,9 +259,9 @@ def files_are_copied(bench):
         bench.run("cp", tree, f"{name}:/run/")
         output, _ = execute(bench, name, "stat", "-c", "%a %Y", "/run/tree/a/file", "/run/tree/a/b", "/run/tree/a")
         require(output.split()[:3] == [b"4751", b"981173106", b"2700"], f"modes and times in the guest: {output}")
-        bench.run("cp", f"{name}:/run/tree/.", bench.file("again"), status=1)
-        bench.file("again").mkdir()
-        bench.run("cp", f"{name}:/run/tree/.", bench.file("again"))
+        # Into a folder that is made for it, then into the one that is there.
+        for _ in range(2):
+            bench.run("cp", f"{name}:/run/tree/.", bench.file("again"))
         copy = bench.file("again") / "a"
         status = (copy / "file").stat()
         require(
