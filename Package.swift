@@ -24,6 +24,7 @@ let package = Package(
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CAio", providers: [.apt(["libaio-dev"])]),
+        .systemLibrary(name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
         .target(name: "CAgentFiles"),
         .target(name: "AgentProtocol", dependencies: ["CAgentFiles"]),
         .target(name: "HostThreads"),
@@ -40,6 +41,7 @@ let package = Package(
         .target(
             name: "Devices",
             dependencies: ["Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(name: "Network", dependencies: ["CHost", "CSlirp", "Virtio"]),
         .target(
             name: "Boot",
             dependencies: ["CFirmware", "CZstd", "CLzma", "CZlib", "CLz4", "GuestMemory", "X86"]),
@@ -52,9 +54,8 @@ let package = Package(
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Virtio", "DiskImage", "HypervisorSoftware",
-                "Hypervisor", "X86",
-                "Bus", "GuestMemory", "Snapshot",
+                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Network", "Virtio", "DiskImage",
+                "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
             name: "smolvmm",
@@ -81,6 +82,7 @@ let package = Package(
         .testTarget(name: "DiskImageTests", dependencies: ["TestSupport", "DiskImage"]),
         .testTarget(
             name: "VirtioTests", dependencies: ["TestSupport", "Virtio", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
+        .testTarget(name: "NetworkTests", dependencies: ["Network", "Virtio"]),
         .testTarget(
             name: "DevicesTests",
             dependencies: ["Devices", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),

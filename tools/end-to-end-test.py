@@ -22,9 +22,11 @@ import zipfile
 
 sys.dont_write_bytecode = True
 import agent_tests
+import bare_tests
 import cpu_tests
 import disk_tests
 import kvm_tests
+import network_tests
 from harness import INIT, Failure, Process, Skip, add_machine_options, machine_parts, require, run
 
 # The statuses that README.md documents.
@@ -486,7 +488,7 @@ TESTS = [
     control_sockets_are_private, refuses_what_is_not_there, everyday_tools_read_it, inspect_and_verify_work,
     truncated_bundles_are_refused, flipped_bundles_are_refused, failed_snapshot_leaves_the_old_file,
     killed_snapshot_leaves_the_old_file, generic_kernel_boots,
-] + cpu_tests.TESTS + disk_tests.TESTS + kvm_tests.TESTS + agent_tests.TESTS
+] + cpu_tests.TESTS + disk_tests.TESTS + kvm_tests.TESTS + bare_tests.TESTS + agent_tests.TESTS + network_tests.TESTS
 
 
 def perform(test, bench):

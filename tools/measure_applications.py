@@ -46,7 +46,7 @@ def applications(scale):
         return command(name, "su", "postgres", "-c", script)
 
     return [
-        command("python", "/usr/bin/python3", "-c", QUEENS.replace("COUNT", str(scale))),
+        command("python", "/usr/bin/python3", "-c", QUEENS.replace("COUNT", str(4 * scale))),
         command("pystart", "/usr/bin/python3", "-c", "import json; print(json.dumps({}))"),
         pgbench("pgselect", "-S", "-t", str(30 * scale)),
         pgbench("pgupdate", "-t", str(10 * scale)),

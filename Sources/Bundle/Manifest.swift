@@ -50,7 +50,9 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     public var commandLine: String
     /// In the guest's order.
     public var disks: [DiskConfiguration] = []
-    /// Virtio devices beside the disks: `console`, `entropy`, `balloon`, each at most once, in the order of the bus.
+    /// Nil: the machine has no network.
+    public var network: NetworkConfiguration?
+    /// Virtio devices beside disks and network: `console`, `entropy`, `balloon`, each at most once, in the order of the bus.
     public var devices: [String] = []
     /// Where what is typed goes: `serial` or, with a device `console`, `hvc0`.
     public var console = Self.serialConsole
@@ -66,10 +68,10 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case name, memoryBytes, cpus, cpuModel, commandLine, disks, devices, console
+        case name, memoryBytes, cpus, cpuModel, commandLine, disks, network, devices, console
     }
 
-    /// Version 1 had neither disks nor devices.
+    /// Version 1 had neither disks nor devices; a machine without a network does not mention one.
     public init(from decoder: any Decoder) throws {
         let container = try decoder.container(keyedBy: CodingKeys.self)
         name = try container.decode(String.self, forKey: .name)
@@ -78,6 +80,7 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         cpuModel = try container.decode(String.self, forKey: .cpuModel)
         commandLine = try container.decode(String.self, forKey: .commandLine)
         disks = try container.decodeIfPresent([DiskConfiguration].self, forKey: .disks) ?? []
+        network = try container.decodeIfPresent(NetworkConfiguration.self, forKey: .network)
         devices = try container.decodeIfPresent([String].self, forKey: .devices) ?? []
         console = try container.decodeIfPresent(String.self, forKey: .console) ?? Self.serialConsole
     }
@@ -91,6 +94,7 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         guard Set(disks.map(\.id)).count == disks.count else {
             throw .invalidValue(field: "configuration.disks", value: "with one id twice", allowed: "different ids")
         }
+        try network?.validate()
         guard devices.count <= 16, devices.allSatisfy(BundleName.isValid), Set(devices).count == devices.count else {
             throw .invalidValue(
                 field: "configuration.devices", value: "\(devices.count) names", allowed: "different names")

@@ -22,6 +22,8 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
     case assembly(String)
     /// A disk; the text is the image's own.
     case disk(String)
+    /// The network; the text is its own.
+    case network(String)
     case hostRefused(what: String, errno: Int32)
     /// The machine ended before it got to the request.
     case ended
@@ -35,7 +37,7 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
         case .unknownCPUModel(let model, let known):
             "the machine needs the CPU model '\(model)'; this smolvmm has only \(known)"
         case .boot(let text), .bundle(let text), .state(let text), .assembly(let text), .disk(let text),
-            .refused(let text):
+            .network(let text), .refused(let text):
             text
         case .hostRefused(let what, let code): "the host refused \(what): \(errorText(code))"
         case .ended: "the machine has ended"

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a caller decides about a machine's run that is not part of its configuration.
 
+public import Bundle
+
 /// Where the guest's wall clock stands when a restored machine goes on.
 public enum ClockReset: Equatable, Sendable {
     /// At the host's wall clock.
@@ -41,6 +43,35 @@ public struct FreezeTrigger: Sendable {
         self.path = path
         self.options = options
         self.progress = progress
+    }
+}
+
+/// What a copy's network has instead of what is in the bundle. The guest's side, address and MTU, stays.
+public struct NetworkChange: Equatable, Sendable {
+    /// Nil: as in the bundle.
+    public var attachment: NetworkAttachment?
+    /// Nil: as in the bundle, or those of `attachment`.
+    public var publish: [PublishedPort]?
+
+    public init(attachment: NetworkAttachment? = nil, publish: [PublishedPort]? = nil) {
+        self.attachment = attachment
+        self.publish = publish
+    }
+
+    func apply(to configuration: inout MachineConfiguration) throws(MachineError) {
+        guard attachment != nil || publish != nil else { return }
+        guard var network = configuration.network else {
+            throw .refused("the machine in the bundle has no network: it gets one only when it boots ('boot --net')")
+        }
+        if let attachment { network.attachment = attachment }
+        if let publish {
+            if case .user(let allow, _) = network.attachment {
+                network.attachment = .user(allow: allow, publish: publish)
+            } else if !publish.isEmpty {
+                throw .refused("ports can be published for a network of kind 'user' only")
+            }
+        }
+        configuration.network = network
     }
 }
 

@@ -12,15 +12,16 @@ internal import X86
 
 extension Machine {
     /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot. Its disks get overlays
-    /// in `scratchFolder`, which end with it.
+    /// in `scratchFolder`, which end with it; its network is the one that it had, but for what `network` says.
     ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
-        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now, scratchFolder: String,
-        engine: SoftwareEngine = .standard
+        _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now,
+        network: NetworkChange = .init(), scratchFolder: String, engine: SoftwareEngine = .standard
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
+        try network.apply(to: &configuration)
         try CPUModel.check(configuration.cpuModel)
         let (kernel, initramfs) = try loading { () throws(BundleError) in
             (try bundle.kernel(), try bundle.initramfs())

@@ -101,7 +101,9 @@ extension Machine {
         if virtio.hasWork { return }
         flushConsole()
         statistics.waits += 1
-        control.wake.wait(nanoseconds: deadline.map { $0 - now }, others: virtio.descriptors)
+        let devices = virtio.prepareToWait()
+        let limits = [deadline.map { $0 - now }, devices.nanoseconds].compactMap(\.self)
+        control.wake.wait(nanoseconds: limits.min(), others: devices.descriptors)
         virtio.hasWaited()
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The machine's virtio devices: disks in the order of the configuration, then what it names beside them.
+// The machine's virtio devices: disks in the order of the configuration, the network, then what it names beside them.
 
 internal import Bundle
 internal import Bus
@@ -12,6 +12,7 @@ internal import Virtio
 /// Virtio devices at their places on the bus.
 final class MachineVirtio {
     let disks: [BlockDevice]
+    let network: NetworkDevice?
     private(set) var console: ConsoleDevice?
     private(set) var balloon: BalloonDevice?
     private(set) var vsock: VsockDevice?
@@ -37,6 +38,8 @@ final class MachineVirtio {
             disks.append(device)
             place(device, "virtio-blk\(index)")
         }
+        network = try configuration.network?.makeDevice()
+        if let network { place(network, "virtio-net") }
         for name in configuration.devices {
             switch MachineDevice(rawValue: name) {
             case .console:
@@ -75,11 +78,12 @@ final class MachineVirtio {
                 field: "the console", value: "'\(configuration.console)'",
                 allowed: hasConsole ? "serial or hvc0" : "serial, without a device 'console'")
         }
-        let count = configuration.disks.count + configuration.devices.count
+        let others = configuration.devices.count + (configuration.network == nil ? 0 : 1)
+        let count = configuration.disks.count + others
         guard count <= PlatformLayout.largestVirtioCount else {
             throw .invalidConfiguration(
                 field: "the number of disks", value: "\(configuration.disks.count)",
-                allowed: "at most \(PlatformLayout.largestVirtioCount - configuration.devices.count)")
+                allowed: "at most \(PlatformLayout.largestVirtioCount - others)")
         }
         return count
     }
@@ -88,27 +92,32 @@ final class MachineVirtio {
 
     // MARK: Host events
 
-    /// Hands ended requests, and what came through sockets, to the guest. `now` is any clock of nanoseconds that goes on.
+    /// Hands ended requests, and what came through sockets and networks, to the guest. `now` is any clock of nanoseconds that
+    /// goes on.
     func poll(now: UInt64) {
         for disk in disks where disk.isBusy || disk.hasWork { disk.poll() }
         if let vsock, now >= socketsDue || vsock.hasWork {
             vsock.poll()
             socketsDue = now &+ Self.socketInterval
         }
+        network?.poll()
     }
 
     /// The machine has waited for `descriptors`: sockets are looked at by the next `poll`.
     func hasWaited() { socketsDue = 0 }
 
     /// Whether `poll` has something to do at once.
-    var hasWork: Bool { disks.contains { $0.hasWork } || vsock?.hasWork == true }
+    var hasWork: Bool { disks.contains { $0.hasWork } || vsock?.hasWork == true || network?.hasWork == true }
 
     /// Waits until no request is under way.
     func drain() { for disk in disks { disk.drain() } }
 
-    /// What becomes readable when a request that is under way ends or a socket has something.
-    var descriptors: [Int32] {
-        disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } + (vsock?.descriptor.map { [$0] } ?? [])
+    /// What the machine's thread waits for: descriptors that become readable when there is something to `poll`, and the
+    /// nanoseconds after which there is in any case.
+    func prepareToWait() -> (descriptors: [Int32], nanoseconds: UInt64?) {
+        let network = network?.prepareToWait()
+        let requests = disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil }
+        return (requests + [vsock?.descriptor, network?.descriptor].compactMap(\.self), network?.nanoseconds)
     }
 
     /// Views of all disks as they are now, with nothing under way.

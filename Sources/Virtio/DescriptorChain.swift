@@ -67,12 +67,32 @@ public struct DescriptorChain {
     /// Up to `limit` bytes of the readable part.
     public func readBytes(limit: Int) -> [UInt8] {
         var bytes: [UInt8] = []
+        read(into: &bytes, limit: limit)
+        return bytes
+    }
+
+    /// Appends the readable part, as far as `bytes` has at most `limit` bytes then.
+    func read(into bytes: inout [UInt8], limit: Int = .max) {
         for buffer in readable where bytes.count < limit {
             let count = min(buffer.count, limit - bytes.count)
             // SAFETY: `count` is at most the buffer's.
             unsafe bytes.append(contentsOf: UnsafeRawBufferPointer(start: buffer.host, count: count))
         }
-        return bytes
+    }
+
+    /// Where `count` bytes of the writable part are, from `offset` on; fewer when it is shorter.
+    func addresses(at offset: Int, count: Int) -> [GuestPhysicalAddress] {
+        var skip = offset
+        var addresses: [GuestPhysicalAddress] = []
+        for buffer in writable {
+            while skip < buffer.count, addresses.count < count {
+                addresses.append(buffer.address + UInt64(skip))
+                skip += 1
+            }
+            skip -= buffer.count
+            if addresses.count == count { break }
+        }
+        return addresses
     }
 
     /// Calls `body` with the parts of the readable bytes from `offset` on, at most `limit` of them.
@@ -98,6 +118,13 @@ public struct DescriptorChain {
     }
 
     func write(_ bytes: ArraySlice<UInt8>, at offset: Int, _ memory: GuestMemory) -> Bool {
+        // SAFETY: the array stays while its bytes are copied.
+        unsafe bytes.withUnsafeBytes { unsafe write($0, at: offset, memory) }
+    }
+
+    /// The same for bytes that are in no array.
+    @discardableResult
+    func write(_ bytes: UnsafeRawBufferPointer, at offset: Int, _ memory: GuestMemory) -> Bool {
         guard offset >= 0, UInt64(offset) + UInt64(bytes.count) <= writableCount else { return false }
         var skip = offset
         var done = 0
@@ -109,10 +136,8 @@ public struct DescriptorChain {
             let count = min(buffer.count - skip, bytes.count - done)
             memory.willChange(buffer.address + UInt64(skip), count: UInt64(count))
             // SAFETY: the part lies in the buffer; `done` + `count` is at most `bytes.count`.
-            unsafe bytes.withUnsafeBytes { source in
-                unsafe UnsafeMutableRawBufferPointer(start: buffer.host + skip, count: count)
-                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[done..<done + count]))
-            }
+            unsafe UnsafeMutableRawBufferPointer(start: buffer.host + skip, count: count)
+                .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
             done += count
             skip = 0
         }

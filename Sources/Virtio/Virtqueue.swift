@@ -237,15 +237,26 @@ internal import Snapshot
 
     /// Gives a chain back to the driver, with `written` bytes of its writable part filled.
     public func complete(_ head: UInt16, written: UInt32) throws(VirtqueueFault) {
+        try complete(CollectionOfOne((head: head, written: written)))
+    }
+
+    /// The same for several chains, of which the driver sees all or none.
+    func complete(_ chains: some Collection<(head: UInt16, written: UInt32)>) throws(VirtqueueFault) {
         guard let usedRing = unsafe usedRing else { return }
-        let slot = Int(UInt32(state.used) & (state.size - 1))
         memory.willChange(GuestPhysicalAddress(state.device), count: 6 + 8 * UInt64(state.size))
-        // SAFETY: `slot` is below the size that the ring was checked for.
-        unsafe usedRing.storeBytes(of: UInt32(head).littleEndian, toByteOffset: 4 + slot * 8, as: UInt32.self)
-        unsafe usedRing.storeBytes(of: written.littleEndian, toByteOffset: 8 + slot * 8, as: UInt32.self)
-        state.used &+= 1
+        for chain in chains {
+            let slot = Int(UInt32(state.used) & (state.size - 1))
+            // SAFETY: `slot` is below the size that the ring was checked for.
+            unsafe usedRing.storeBytes(of: UInt32(chain.head).littleEndian, toByteOffset: 4 + slot * 8, as: UInt32.self)
+            unsafe usedRing.storeBytes(of: chain.written.littleEndian, toByteOffset: 8 + slot * 8, as: UInt32.self)
+            state.used &+= 1
+        }
+        // SAFETY: the ring has at least six bytes.
         unsafe chost_store_release16(usedRing + 2, state.used)
     }
+
+    /// Leaves the `count` chains that were taken last for later: `pop` takes them again.
+    func putBack(_ count: Int) { state.taken &-= UInt16(truncatingIfNeeded: count) }
 
     /// Whether the driver wants an interrupt for what was completed since the last call. Spec: virtio 1.2 §2.7.7.
     public func shouldInterrupt() -> Bool {

@@ -4,6 +4,7 @@
 
 #include "chost_file.h"
 #include "chost_memory.h"
+#include "chost_network.h"
 #include "chost_poller.h"
 #include "chost_process.h"
 #include "chost_ring.h"

@@ -71,6 +71,24 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "A network: user, behind this process, which takes no privileges; or tap, an interface of the host.",
+            discussion: """
+                user: the guest gets 10.0.2.15 by DHCP, reaches what the host reaches, and the host itself as 10.0.2.2. \
+                allow: an address, a range (192.0.2.0/24) or a host's name that the guest may reach, and nothing else; \
+                once for each, 'allow=' alone is nothing at all. tap: ifname is an interface made with 'ip tuntap'.
+                """,
+            valueName: NetworkArgument.grammar))
+    var net: NetworkArgument?
+
+    @Option(
+        help: ArgumentHelp(
+            "A port of the host that leads to one of the guest's, with --net user. Once for each.",
+            discussion: "At 127.0.0.1 unless another address of the host is given; 0.0.0.0 is all of them.",
+            valueName: PublishArgument.grammar))
+    var publish: [PublishArgument] = []
+
+    @Option(
+        help: ArgumentHelp(
             "The console that gets what you type: serial (ttyS0) or hvc0, the virtio console.",
             discussion: """
                 hvc0 is faster and follows the terminal's size, but shows nothing before the guest has loaded its driver \
@@ -133,6 +151,9 @@ struct BootCommand: ParsableCommand {
         }
         let ids = disks.enumerated().map { $1.id ?? "disk\($0)" }
         guard Set(ids).count == ids.count else { throw ValidationError("two of the disks have the same id") }
+        if !publish.isEmpty {
+            guard case .user? = net?.attachment else { throw ValidationError("--publish needs --net user") }
+        }
         if let snapshotWhen {
             guard !snapshotWhen.isEmpty else { throw ValidationError("--snapshot-when needs a text") }
             guard output != nil else { throw ValidationError("--snapshot-when needs -o FILE, the bundle to write") }
@@ -163,6 +184,7 @@ struct BootCommand: ParsableCommand {
             name: name.text, memoryBytes: memory.bytes, cpus: cpus, cpuModel: cpu, commandLine: fullCommandLine)
         configuration.devices = MachineDevice.standard
         configuration.console = console.rawValue
+        configuration.network = net?.configuration(publish: publish.map(\.port))
         var images: [DiskImage] = []
         for (index, disk) in disks.enumerated() {
             let opened = try disk.open(index)

@@ -77,6 +77,7 @@ struct InspectCommand: ParsableCommand {
         configuration.add("memory", size(machine.memoryBytes))
         configuration.add("command line", Self.printable(machine.commandLine))
         configuration.add("console", machine.console)
+        if let network = machine.network { configuration.add("network", Self.describe(network)) }
         if !machine.devices.isEmpty { configuration.add("devices", machine.devices.joined(separator: ", ")) }
 
         var stored = TextTable(indent: "  ")
@@ -100,6 +101,18 @@ struct InspectCommand: ParsableCommand {
         let diskPart = machine.disks.isEmpty ? "" : "\ndisks\n\(disks.text)"
         return "\(file)\n\(facts.text)\nmachine\n\(configuration.text)\nmemory\n\(stored.text)\(diskPart)"
             + "\nmembers\n\(members.text)"
+    }
+
+    private static func describe(_ network: NetworkConfiguration) -> String {
+        let host: String =
+            switch network.attachment {
+            case .user(let allow, let publish):
+                "user" + (allow.map { ", only to \($0.isEmpty ? "nowhere" : $0.joined(separator: ", "))" } ?? "")
+                    + (publish.isEmpty ? "" : ", publishes \(publish.map(\.description).joined(separator: ", "))")
+            case .tap(let interface): "tap, \(interface)"
+            case .none: "none"
+            }
+        return printable("\(network.address), MTU \(network.mtu): \(host)")
     }
 
     /// Text from a file that may be hostile: nothing in it may steer the terminal.

@@ -38,11 +38,35 @@ struct RestoreCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "A port of the host that leads to one of the guest's, instead of those in the bundle. Once for each.",
+            discussion: "'none' publishes none.", valueName: "\(PublishArgument.grammar)|none"))
+    var publish: [RestorePublishArgument] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "The host's side of the network instead of the one in the bundle; none pulls the cable out.",
+            valueName: "user[,allow=DESTINATION]...|tap,ifname=NAME|none"))
+    var net: NetworkArgument?
+
+    @Option(
+        help: ArgumentHelp(
             "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
     var cpuEngine = SoftwareEngine.standard
 
     @Flag(help: .hidden)
     var stats = false
+
+    func validate() throws {
+        if net?.address != nil || net?.mtu != nil {
+            throw ValidationError("--net cannot change mac and mtu of a restored machine: its guest knows them")
+        }
+    }
+
+    /// What the options change of the bundle's network.
+    var networkChange: NetworkChange {
+        NetworkChange(
+            attachment: net?.attachment, publish: publish.isEmpty ? nil : publish.compactMap(\.port))
+    }
 
     func run() throws {
         let name = name ?? MachineName(from: file, process: getpid())
@@ -53,8 +77,8 @@ struct RestoreCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         let machine = try Machine.restore(
-            bundle, name: name.text, clock: resetClock, scratchFolder: HostFile.scratchFolder,
-            engine: cpuEngine)
+            bundle, name: name.text, clock: resetClock, network: networkChange,
+            scratchFolder: HostFile.scratchFolder, engine: cpuEngine)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats,
             setsClock: resetClock == .now, detachment: detachment)

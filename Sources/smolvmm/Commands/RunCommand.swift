@@ -17,7 +17,7 @@ struct RunCommand: ParsableCommand {
         abstract: "Start a throw-away copy of a frozen machine, run one command in it, and end it.",
         discussion: """
             The command's output and exit status are smolvmm's, as with 'smolvmm exec'; the copy's console is not shown. \
-            Nothing of the copy is left, and the bundle is not changed.
+            Nothing of the copy is left, and the bundle is not changed. It publishes no ports.
 
             EXAMPLES:
               smolvmm run app.smolmachine -- make test
@@ -37,7 +37,10 @@ struct RunCommand: ParsableCommand {
         let name = name ?? MachineName(from: file, process: getpid())
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
-        let machine = try Machine.restore(bundle, name: name.text, scratchFolder: HostFile.scratchFolder)
+        // Ports of the host are those of machines that stay.
+        let machine = try Machine.restore(
+            bundle, name: name.text, network: NetworkChange(attachment: nil, publish: []),
+            scratchFolder: HostFile.scratchFolder)
         try machine.serveSockets(at: server.vsockPath)
         try server.serve(machine.control, as: .init(machine, source: try HostFile.absolute(file)))
         let control = machine.control

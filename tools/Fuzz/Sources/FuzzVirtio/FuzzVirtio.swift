@@ -15,12 +15,33 @@ private final class NoInterrupts: InterruptController {
     func setLine(_ line: Int, asserted: Bool) {}
 }
 
+/// Sends each frame back as soon as it is asked.
+private final class Loop: NetworkBackend {
+    weak var guest: (any NetworkGuest)?
+    private var frame: [UInt8] = []
+
+    func setOffloads(_ offloads: NetworkOffloads) {}
+    func transmit(_ packet: inout [UInt8]) { frame = packet }
+
+    func poll() {
+        guard let guest, !frame.isEmpty else { return }
+        // SAFETY: the array stays while its bytes are copied.
+        if unsafe frame.withUnsafeBytes({ unsafe guest.receive(NetworkHeader(), $0) }) { frame = [] }
+    }
+
+    func prepareToWait() -> NetworkWait { NetworkWait() }
+    func saveSession() -> NetworkSession { NetworkSession() }
+    func resume(_ session: NetworkSession, guest address: MACAddress) {}
+}
+
 /// The machine that all inputs use: making one for each would take most of the time.
 private final class Target {
     let memory: GuestMemory
     let slots: [any VirtioSlot]
+    private let loop = Loop()
     let block: BlockDevice
     let console: ConsoleDevice
+    let network: NetworkDevice
 
     init() throws {
         memory = try GuestMemory(size: 1 << 20)
@@ -35,12 +56,14 @@ private final class Target {
         block = BlockDevice(disk: try DiskImage.open(path: path, options), serial: "fuzz", queues: 2)
         unsafe _ = unlink(path)
         console = ConsoleDevice(names: ["port"])
+        network = NetworkDevice(address: .random(), mtu: 1500, backend: loop)
         let line = InterruptLine(NoInterrupts(), 5)
         slots = [
             MMIOTransport(block, name: "block", memory: memory, interrupt: line),
             MMIOTransport(console, name: "console", memory: memory, interrupt: line),
             MMIOTransport(EntropyDevice(), name: "entropy", memory: memory, interrupt: line),
             MMIOTransport(BalloonDevice(), name: "balloon", memory: memory, interrupt: line),
+            MMIOTransport(network, name: "network", memory: memory, interrupt: line),
         ]
     }
 }
@@ -94,6 +117,7 @@ private func run(_ input: [UInt8], _ target: Target) {
         case 2:
             target.console.receive([1, 2, 3], port: Int(access[0]))
             target.block.poll()
+            target.network.poll()
         case 3:
             let state = slot.saveState()
             if let assign = try? slot.prepare(state) { assign() }
