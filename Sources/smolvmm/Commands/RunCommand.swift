@@ -38,8 +38,9 @@ struct RunCommand: ParsableCommand {
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         // Ports of the host are those of machines that stay.
+        let hasNetwork = bundle.manifest.configuration.network != nil
         let machine = try Machine.restore(
-            bundle, name: name.text, network: NetworkChange(attachment: nil, publish: []),
+            bundle, name: name.text, network: NetworkChange(publish: hasNetwork ? [] : nil),
             scratchFolder: HostFile.scratchFolder)
         try machine.serveSockets(at: server.vsockPath)
         try server.serve(machine.control, as: .init(machine, source: try HostFile.absolute(file)))
