@@ -52,4 +52,10 @@ public protocol VirtualMachine: AnyObject {
     /// Guest memory has just been frozen: every change from now on is announced to it, page by page, before it happens.
     /// No processor runs during the call.
     func announceMemoryChanges()
+    /// What it has done, for whoever wants to know where time goes: names and numbers, none where nothing is counted.
+    var counts: [(name: String, value: UInt64)] { get }
+}
+
+extension VirtualMachine {
+    public var counts: [(name: String, value: UInt64)] { [] }
 }

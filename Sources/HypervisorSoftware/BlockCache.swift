@@ -85,28 +85,72 @@ struct BlockHeader {
     }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
-    func invalidatePage(_ page: UInt64) {
+    func invalidatePage(_ page: UInt64) { invalidate(page, granules: .max) }
+
+    /// Makes the blocks of a page that have bytes in `granules` lead nowhere.
+    func invalidate(_ page: UInt64, granules: UInt64) {
         var slot = physical.blockHead(page)
+        var head: UInt32 = 0
+        var mask: UInt64 = 0
         while slot != 0 {
             let header = unsafe header(slot)
-            if unsafe header.pointee.isValid {
-                let count = unsafe UInt32(max(header.pointee.count, 0))
-                for position in 0...count {
-                    // SAFETY: a block's instructions follow its header, one slot each, with a closing one.
-                    let instruction = unsafe (arena + Int(slot + 1 + position) &* 32)
-                        .assumingMemoryBound(to: DecodedInstruction.self)
-                    unsafe instruction.pointee.handler = .blockInvalid
-                }
-                unsafe header.pointee.isValid = false
-                if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
-                // Links to it are not followed: no time slice is that long.
-                unsafe header.pointee.count = .max
+            let next = unsafe header.pointee.pageNext
+            let own = self.granules(slot)
+            if own & granules != 0 {
+                invalidateBlock(slot)
+            } else {
+                mask |= own
+                unsafe header.pointee.pageNext = head
+                head = slot
             }
-            slot = unsafe header.pointee.pageNext
+            slot = next
         }
-        physical.setBlockHead(page, 0)
-        physical.setCodeMask(page, 0)
+        physical.setBlockHead(page, head)
+        physical.setCodeMask(page, mask)
         invalidations += 1
+    }
+
+    /// The granules of its page that a block's bytes touch.
+    private func granules(_ slot: UInt32) -> UInt64 {
+        let header = unsafe header(slot)
+        let start = unsafe UInt64(header.pointee.pageOffset)
+        let count = unsafe UInt32(max(header.pointee.count, 0))
+        // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
+        let end = unsafe (arena + Int(slot + 1 + count) &* 32).assumingMemoryBound(to: DecodedInstruction.self)
+        return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
+    }
+
+    private func invalidateBlock(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        guard unsafe header.pointee.isValid else { return }
+        let count = unsafe UInt32(max(header.pointee.count, 0))
+        for position in 0...count {
+            // SAFETY: as above.
+            let instruction = unsafe (arena + Int(slot + 1 + position) &* 32)
+                .assumingMemoryBound(to: DecodedInstruction.self)
+            unsafe instruction.pointee.handler = .blockInvalid
+        }
+        unsafe header.pointee.isValid = false
+        if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
+        // Links to it are not followed: no time slice is that long.
+        unsafe header.pointee.count = .max
+        unlinkHash(slot)
+    }
+
+    /// Takes a block out of the chain of its hash.
+    private func unlinkHash(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        let bucket = unsafe BlockCache.hash(header.pointee.physical, header.pointee.mode)
+        // SAFETY: the hash is below the table's size; slots in a chain are headers.
+        if unsafe hashHeads[bucket] == slot {
+            unsafe hashHeads[bucket] = header.pointee.hashNext
+            return
+        }
+        var before = unsafe hashHeads[bucket]
+        while before != 0, unsafe self.header(before).pointee.hashNext != slot {
+            before = unsafe self.header(before).pointee.hashNext
+        }
+        if before != 0 { unsafe self.header(before).pointee.hashNext = header.pointee.hashNext }
     }
 
     /// What goes with all blocks.
@@ -126,9 +170,8 @@ extension SharedCode: MemoryObserver {
         while position < end, unsafe physical.pointer(position) != nil {
             let next = min(end, (position | 4095) + 1)
             let mask = physical.codeMask(position)
-            if mask != 0, mask & PhysicalMemory.granules(offset: position & 4095, count: next - position) != 0 {
-                invalidatePage(position & ~4095)
-            }
+            let granules = PhysicalMemory.granules(offset: position & 4095, count: next - position)
+            if mask & granules != 0 { invalidate(position & ~4095, granules: granules) }
             position = next
         }
     }
@@ -158,7 +201,13 @@ extension SharedCode: MemoryObserver {
     private let arena: UnsafeMutableRawPointer
     private let hashHeads: UnsafeMutablePointer<UInt32>
     private let recent: UnsafeMutablePointer<Recent>
-    private(set) var generation: UInt32 = 1
+    /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
+    /// are global, so that it outlives a change of CR3.
+    private var generations = InlineArray<2, UInt32>(repeating: 1)
+    /// Supervisor code ran from a page that is not global.
+    private var hasLocalSupervisorCode = false
+    /// Pages whose code was found in this generation, by hash.
+    private var pages = InlineArray<128, UInt64>(repeating: 0)
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
 
@@ -198,14 +247,14 @@ extension SharedCode: MemoryObserver {
         unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - arena) / 32)
     }
 
-    private func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
+    fileprivate static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
         let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
-        return Int(truncatingIfNeeded: mixed >> 49) & (Self.hashSize - 1)
+        return Int(truncatingIfNeeded: mixed >> 49) & (hashSize - 1)
     }
 
     /// The valid block at `physical` for `mode`.
     func find(_ physical: UInt64, _ mode: CodeMode) -> UInt32? {
-        var slot = unsafe hashHeads[hash(physical, mode)]
+        var slot = unsafe hashHeads[Self.hash(physical, mode)]
         while slot != 0 {
             let header = unsafe header(slot)
             if unsafe header.pointee.physical == physical, unsafe header.pointee.mode == mode,
@@ -228,7 +277,10 @@ extension SharedCode: MemoryObserver {
         return unsafe entry.pointee.slot
     }
 
-    func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32) {
+    mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
+        if set != .user, !isGlobal { hasLocalSupervisorCode = true }
+        let bit = Self.pageBit(linear)
+        pages[Self.half(set) &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
         unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
     }
 
@@ -243,14 +295,35 @@ extension SharedCode: MemoryObserver {
 
     @inline(__always)
     private func context(_ mode: CodeMode, _ set: AccessSet) -> UInt32 {
-        generation << 4 | UInt32(mode.rawValue) << 2 | (set == .user ? 1 : 0)
+        generation(set) << 4 | UInt32(mode.rawValue) << 2 | (set == .user ? 1 : 0)
     }
 
-    /// A translation changed: what was found by linear address holds no longer.
-    mutating func forgetRecent() {
-        generation = (generation &+ 1) & 0x0fff_ffff
-        if generation == 0 {
-            generation = 1
+    @inline(__always)
+    func generation(_ set: AccessSet) -> UInt32 { generations[Self.half(set)] }
+
+    @inline(__always)
+    private static func half(_ set: AccessSet) -> Int { set == .user ? 0 : 1 }
+
+    private static func pageBit(_ linear: UInt64) -> UInt64 { (linear >> 12 &* 0x9e37_79b9_7f4a_7c15) >> 52 }
+
+    /// Translations changed: what was found by linear address holds no longer, but for that in global pages.
+    mutating func forgetRecent(keepingGlobal: Bool = false) {
+        forget(half: 0)
+        if !keepingGlobal || hasLocalSupervisorCode { forget(half: 1) }
+    }
+
+    /// The translation of one page changed.
+    mutating func forgetRecent(page linear: UInt64) {
+        let bit = Self.pageBit(linear)
+        for half in 0..<2 where pages[half * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0 { forget(half: half) }
+    }
+
+    private mutating func forget(half: Int) {
+        if half == 1 { hasLocalSupervisorCode = false }
+        for word in 0..<64 { pages[half &* 64 &+ word] = 0 }
+        generations[half] = (generations[half] &+ 1) & 0x0fff_ffff
+        if generations[half] == 0 {
+            generations[half] = 1
             unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
         }
     }
@@ -275,7 +348,7 @@ extension SharedCode: MemoryObserver {
     func commit(_ slot: UInt32, slots: Int) {
         let header = unsafe header(slot)
         let physical = unsafe header.pointee.physical
-        let bucket = unsafe hash(physical, header.pointee.mode)
+        let bucket = unsafe Self.hash(physical, header.pointee.mode)
         unsafe header.pointee.hashNext = hashHeads[bucket]
         unsafe hashHeads[bucket] = slot
         unsafe header.pointee.pageNext = shared.physical.blockHead(physical)
@@ -286,4 +359,7 @@ extension SharedCode: MemoryObserver {
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }
+
+    /// Makes the blocks of a page that have bytes in `granules` lead nowhere.
+    func invalidate(_ page: UInt64, granules: UInt64) { shared.invalidate(page, granules: granules) }
 }

@@ -99,6 +99,7 @@ struct Core: ~Copyable {
     var failure: String?
     /// What an instruction threw that the interpreter ran for translated code.
     var pendingFault: Fault?
+    var counts = EngineCounts()
     /// When the keys in the jump table were begun.
     var jumpTableEpoch: UInt32 = 0
 

@@ -81,15 +81,16 @@ extension Core {
     @inline(never)
     mutating func lookUp(_ linear: UInt64) throws(Fault) -> UInt32 {
         let physicalAddress = try fetchFrame(linear) | (linear & 4095)
+        let isGlobal = translations.isGlobal(linear, accessSet)
         if let slot = blocks.find(physicalAddress, mode) {
-            blocks.remember(linear, mode, accessSet, slot)
+            blocks.remember(linear, mode, accessSet, slot, isGlobal: isGlobal)
             return slot
         }
         let slot = try decodeBlock(linear, physicalAddress)
         if slot == BlockCache.scratch {
             blocks.forget(linear)
         } else {
-            blocks.remember(linear, mode, accessSet, slot)
+            blocks.remember(linear, mode, accessSet, slot, isGlobal: isGlobal)
         }
         return slot
     }

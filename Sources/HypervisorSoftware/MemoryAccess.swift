@@ -201,8 +201,9 @@ extension Core {
     @inline(__always)
     private mutating func noteWrite(_ address: UInt64, _ count: UInt64) {
         let mask = physical.codeMask(address)
-        if mask != 0, mask & PhysicalMemory.granules(offset: address & 4095, count: count) != 0 {
-            blocks.invalidatePage(address & ~4095)
+        if mask != 0 {
+            let granules = PhysicalMemory.granules(offset: address & 4095, count: count)
+            if mask & granules != 0 { blocks.invalidate(address & ~4095, granules: granules) }
         }
     }
 

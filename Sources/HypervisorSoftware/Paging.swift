@@ -47,6 +47,7 @@ extension Core {
                 physical: linear & 0xffff_ffff, isWritable: true, isUser: true, isExecutable: true, isDirty: true,
                 isGlobal: false)
         }
+        counts.walks &+= 1
         var code: PageFaultCode = []
         if access == .write { code.insert(.write) }
         if set == .user { code.insert(.user) }

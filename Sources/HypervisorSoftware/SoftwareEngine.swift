@@ -9,5 +9,9 @@ public enum SoftwareEngine: String, Sendable, CaseIterable {
     case translate
 
     /// The engine of this host when nobody chose one.
-    public static let standard = SoftwareEngine.interpret
+    #if arch(x86_64) && os(Linux)
+        public static let standard = SoftwareEngine.translate
+    #else
+        public static let standard = SoftwareEngine.interpret
+    #endif
 }

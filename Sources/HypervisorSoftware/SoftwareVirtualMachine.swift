@@ -28,6 +28,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
     private let bus: Bus
     private let clock: GuestClock
     private let configuration: SoftwareConfiguration
+    private var processors: [SoftwareVirtualCPU] = []
 
     public init(
         memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int,
@@ -47,8 +48,30 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 
     /// As `makeVirtualCPU`, with what only this backend tells.
     public func makeSoftwareCPU(index: Int, interrupts: any LocalInterruptController) -> SoftwareVirtualCPU {
-        SoftwareVirtualCPU(
+        let cpu = SoftwareVirtualCPU(
             index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
+        processors.append(cpu)
+        return cpu
+    }
+
+    public var counts: [(name: String, value: UInt64)] {
+        var sum = EngineCounts()
+        var instructions: UInt64 = 0
+        for processor in processors {
+            sum.add(processor.core.counts)
+            instructions += processor.core.executed
+        }
+        let translator = code.translator?.counts ?? TranslatorCounts()
+        return [
+            ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
+            ("blocks translated", translator.translations), ("jumps linked", translator.links),
+            ("times that all blocks were forgotten", UInt64(code.evictions)),
+            ("blocks interpreted", sum.interpretedBlocks), ("translated code entered", sum.entries),
+            ("left for another block", sum.dispatches), ("left for the interpreter", sum.interpretations),
+            ("left by an exception or changed code", sum.stops),
+            ("instructions run by the interpreter inside", sum.helperCalls),
+            ("page walks", sum.walks),
+        ]
     }
 }
 

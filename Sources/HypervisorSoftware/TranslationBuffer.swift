@@ -46,6 +46,9 @@ enum AccessSet: Int {
     private let globals: UnsafeMutablePointer<Bool>
     /// Physical page of each entry.
     private let frames: UnsafeMutablePointer<UInt64>
+    /// How many entries were filled for pages that are not global since they were last flushed, then which.
+    private let local: UnsafeMutablePointer<Int32>
+    private static let localCapacity: Int32 = 1024
 
     init() {
         let count = Self.entriesPerSet * Self.setCount
@@ -58,6 +61,8 @@ enum AccessSet: Int {
         unsafe entries = (memory + ContextLayout.translations).bindMemory(to: Entry.self, capacity: count)
         unsafe globals = .allocate(capacity: count)
         unsafe frames = .allocate(capacity: count)
+        unsafe local = .allocate(capacity: Int(Self.localCapacity) + 1)
+        unsafe local.initialize(repeating: 0, count: Int(Self.localCapacity) + 1)
         // SAFETY: all three have `count` elements.
         unsafe entries.initialize(repeating: Self.empty, count: count)
         unsafe globals.initialize(repeating: false, count: count)
@@ -68,6 +73,7 @@ enum AccessSet: Int {
         unsafe free(context)
         unsafe globals.deallocate()
         unsafe frames.deallocate()
+        unsafe local.deallocate()
     }
 
     @inline(__always)
@@ -123,10 +129,34 @@ enum AccessSet: Int {
         if fetch { unsafe entry.pointee.fetchTag = page }
         unsafe globals[position] = global
         unsafe frames[position] = frame
+        if !global { noteLocal(position) }
+    }
+
+    private func noteLocal(_ position: Int) {
+        // SAFETY: the list has room for the count and `localCapacity` positions.
+        unsafe local[0] &+= 1
+        if unsafe local[0] <= Self.localCapacity { unsafe local[Int(local[0])] = Int32(truncatingIfNeeded: position) }
+    }
+
+    /// Whether the page of `linear`, which instructions were just fetched from, is global.
+    func isGlobal(_ linear: UInt64, _ set: AccessSet) -> Bool {
+        // SAFETY: `position` is in range by its mask.
+        let position = position(linear, set)
+        return unsafe entries[position].fetchTag == linear & ~0xfff && globals[position]
     }
 
     /// Empties every entry, or spares those of global pages.
     func flush(keepingGlobal: Bool) {
+        let count = unsafe local[0]
+        unsafe local[0] = 0
+        if keepingGlobal, count <= Self.localCapacity {
+            for number in 0..<Int(count) {
+                // SAFETY: the list has `count` positions of entries behind the count.
+                let position = unsafe Int(local[number + 1])
+                if unsafe !globals[position] { unsafe entries[position] = Self.empty }
+            }
+            return
+        }
         for position in 0..<Self.entriesPerSet * Self.setCount {
             // SAFETY: `position` is below the allocated count.
             if keepingGlobal, unsafe globals[position] { continue }

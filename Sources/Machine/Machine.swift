@@ -29,6 +29,9 @@ public final class Machine {
     public let console: ConsoleChannel
     public internal(set) var statistics = MachineStatistics()
 
+    /// What its processors did, where the backend counts.
+    public var processorCounts: [(name: String, value: UInt64)] { virtualMachine.counts }
+
     let memory: GuestMemory
     let bus: Bus
     let clock: GuestClock

@@ -49,6 +49,14 @@ extension Core {
                     continue
                 }
             }
+            if delta == size, operation == .scas || operation == .cmps, !has(.trap) {
+                let done = try scanRun(operation, i, type, mask)
+                if done > 0 {
+                    if flags.zero != i.traits.contains(.rep) { break }
+                    try spend(Int(truncatingIfNeeded: done), i, mask)
+                    continue
+                }
+            }
             try stringElement(operation, i, type, mask, delta)
             step(RegisterIndex.rcx, 0 &- 1, mask)
             if operation == .cmps || operation == .scas, flags.zero != i.traits.contains(.rep) { break }
@@ -120,6 +128,43 @@ extension Core {
         step(RegisterIndex.rsi, UInt64(length), mask)
         step(RegisterIndex.rdi, UInt64(length), mask)
         return count
+    }
+
+    /// Compares elements that lie in one page at each end, upwards, until one ends the repetition. Returns how many; the
+    /// registers and flags are as they leave them. 0 where elements must go one by one.
+    private mutating func scanRun<T: MemoryWord>(
+        _ operation: Operation, _ i: DecodedInstruction, _ type: T.Type, _ mask: UInt64
+    ) throws(Fault) -> UInt64 {
+        let size = UInt64(MemoryLayout<T>.size)
+        let to = destination(mask)
+        var count = min((4096 - (to & 4095)) / size, self[gpr: RegisterIndex.rcx] & mask)
+        var other: UnsafeMutableRawPointer?
+        if operation == .cmps {
+            let from = origin(i, mask)
+            count = min(count, (4096 - (from & 4095)) / size)
+            guard count > 0, let host = unsafe try hostRun(from, .read) else { return 0 }
+            unsafe other = host
+        }
+        // No longer than the rest of the time slice.
+        count = min(count, UInt64(max(budget, 1)))
+        guard count > 0, let host = unsafe try hostRun(to, .read) else { return 0 }
+        let whileEqual = i.traits.contains(.rep)
+        let accumulator = register(RegisterIndex.rax, type)
+        var done: UInt64 = 0
+        var first = accumulator
+        var second = accumulator
+        repeat {
+            let offset = Int(truncatingIfNeeded: done &* size)
+            // SAFETY: both runs have `count` elements.
+            unsafe second = host.loadUnaligned(fromByteOffset: offset, as: type)
+            if let other = unsafe other { unsafe first = other.loadUnaligned(fromByteOffset: offset, as: type) }
+            done &+= 1
+        } while done < count && (first == second) == whileEqual
+        _ = flags.subtract(first, second)
+        if operation == .cmps { step(RegisterIndex.rsi, done &* size, mask) }
+        step(RegisterIndex.rdi, done &* size, mask)
+        step(RegisterIndex.rcx, 0 &- done, mask)
+        return done
     }
 
     /// Writes `count` copies of `value`.

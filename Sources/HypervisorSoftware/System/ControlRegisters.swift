@@ -65,8 +65,9 @@ extension Core {
             // Bits above the physical address must be zero; PCID and its bit 63 are not offered.
             if isLongMode, value >> 40 != 0 { throw .generalProtection(0) }
             cr3 = value
-            translations.flush(keepingGlobal: cr4 & ControlRegister4.globalPages != 0)
-            blocks.forgetRecent()
+            let keepsGlobal = cr4 & ControlRegister4.globalPages != 0
+            translations.flush(keepingGlobal: keepsGlobal)
+            blocks.forgetRecent(keepingGlobal: keepsGlobal)
         case 4: try setControl4(value)
         case 8:
             if value > 15 { throw .generalProtection(0) }

@@ -59,8 +59,9 @@ extension Core {
         case .lar, .lsl, .verr, .verw: try inspectSelector(operation, i)
         case .invlpg:
             try requirePrivilege()
-            translations.flushPage(effectiveAddress(i))
-            blocks.forgetRecent()
+            let address = effectiveAddress(i)
+            translations.flushPage(address)
+            blocks.forgetRecent(page: address)
         case .wbinvd: try requirePrivilege()
         case .stac, .clac:
             if privilege != 0 { throw .invalidOpcode }

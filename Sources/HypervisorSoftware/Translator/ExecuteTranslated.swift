@@ -44,11 +44,13 @@ extension Core {
                 let slot = try findBlock()
                 guard let entry = translation(of: slot, translator) else {
                     site = 0
+                    counts.interpretedBlocks &+= 1
                     if try executeBlocks(.block) || budget < 0 || mode != .bits64 { return }
                     continue
                 }
                 if site != 0, blocks.evictions == evictions { translator.link(site, to: entry) }
                 site = 0
+                counts.entries &+= 1
                 enter(entry, translator)
                 let context = unsafe translations.context
                 // SAFETY: fields of the context.
@@ -58,8 +60,12 @@ extension Core {
                 case .dispatch:
                     rip = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
                     site = Int(detail)
-                case .interpret: if try interpretAlone(detail) { return }
+                    counts.dispatches &+= 1
+                case .interpret:
+                    counts.interpretations &+= 1
+                    if try interpretAlone(detail) { return }
                 case .stopped, nil:
+                    counts.stops &+= 1
                     if let fault = pendingFault {
                         pendingFault = nil
                         throw fault
@@ -113,8 +119,9 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = UInt64(blocks.generation & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
-            if blocks.generation >> 13 != jumpTableEpoch { forgetJumps() }
+            let salt = UInt64(blocks.generation(accessSet) & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
+            let epoch = (blocks.generation(.user) >> 13) << 16 | blocks.generation(.supervisor) >> 13
+            if epoch != jumpTableEpoch { forgetJumps(epoch) }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
             unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
@@ -129,14 +136,16 @@ extension Core {
                 of: segmentBase[Int(SegmentIndex.gs)], toByteOffset: ContextLayout.gsBase, as: UInt64.self)
             unsafe context.storeBytes(
                 of: allowsHostVectors, toByteOffset: ContextLayout.vectorAllowed, as: Bool.self)
-            storeFlagsAndBudget()
+            storeFlags()
+            storeBudget()
             unsafe withUnsafeMutablePointer(to: &self) { core in
                 let context = unsafe core.pointee.translations.context
                 unsafe context.storeBytes(
                     of: UInt64(UInt(bitPattern: core)), toByteOffset: ContextLayout.core, as: UInt64.self)
                 unsafe translator.enter(context, entry)
             }
-            loadFlagsAndBudget()
+            loadFlags()
+            loadBudget()
         }
 
         /// Whether vector instructions can run as they are: they are enabled and no exception of theirs is.
@@ -148,8 +157,8 @@ extension Core {
         }
 
         /// The keys of the jump table begin again.
-        private mutating func forgetJumps() {
-            jumpTableEpoch = blocks.generation >> 13
+        private mutating func forgetJumps(_ epoch: UInt32) {
+            jumpTableEpoch = epoch
             let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
             // SAFETY: the table has that many bytes.
             unsafe (translations.context + ContextLayout.jumpTable)
@@ -157,20 +166,31 @@ extension Core {
         }
 
         @inline(__always)
-        private mutating func storeFlagsAndBudget() {
+        private mutating func storeFlags() {
             let bits = flags.bits
             let word = UInt16(truncatingIfNeeded: bits >> 11 & 1 | (bits & 0xd5 | 2) << 8)
             // SAFETY: fields of the context.
             unsafe translations.context.storeBytes(of: word, toByteOffset: ContextLayout.flags, as: UInt16.self)
+        }
+
+        @inline(__always)
+        private mutating func storeBudget() {
+            // SAFETY: a field of the context.
             unsafe translations.context.storeBytes(
                 of: Int32(truncatingIfNeeded: budget), toByteOffset: ContextLayout.budget, as: Int32.self)
         }
 
         @inline(__always)
-        private mutating func loadFlagsAndBudget() {
-            // SAFETY: fields of the context.
+        private mutating func loadFlags() {
+            // SAFETY: a field of the context.
             let word = unsafe UInt64(translations.context.load(fromByteOffset: ContextLayout.flags, as: UInt16.self))
             flags.bits = word >> 8 & 0xd5 | (word & 1) << 11
+        }
+
+        /// What is left of the time slice, and the page that code runs in.
+        @inline(__always)
+        private mutating func loadBudget() {
+            // SAFETY: fields of the context.
             budget = unsafe Int(translations.context.load(fromByteOffset: ContextLayout.budget, as: Int32.self))
             general[Int(RegisterIndex.pageBase)] = unsafe translations.context.load(
                 fromByteOffset: ContextLayout.pageBase, as: UInt64.self)
@@ -222,33 +242,47 @@ extension Core {
 
         /// Runs the instruction in `slot` in the midst of translated code. Returns 1 if that must be left: RIP says where.
         fileprivate mutating func interpretInside(_ slot: UInt32) -> UInt32 {
-            loadFlagsAndBudget()
+            counts.helperCalls &+= 1
             // SAFETY: the slot of an instruction of the running block.
             let i = unsafe blocks.instruction(slot).pointee
+            let usesFlags = i.usesFlags
+            if usesFlags { loadFlags() }
+            loadBudget()
             let invalidations = code.invalidations
             do throws(Fault) {
                 try executeAlone(i)
+                if code.invalidations == invalidations, failure == nil {
+                    if usesFlags { storeFlags() }
+                    storeBudget()
+                    return 0
+                }
+                rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
             } catch {
                 rip = general[Int(RegisterIndex.pageBase)] &+ UInt64(i.pageOffset)
                 pendingFault = error.isNonCanonical && i.accessesStack ? .stackFault(0) : error
-                budget -= 1
-                return stop()
             }
-            if code.invalidations != invalidations || failure != nil {
-                rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
-                budget -= 1
-                return stop()
-            }
-            storeFlagsAndBudget()
-            return 0
-        }
-
-        private mutating func stop() -> UInt32 {
-            storeFlagsAndBudget()
+            budget -= 1
+            if usesFlags { storeFlags() }
+            storeBudget()
             // SAFETY: a field of the context.
             unsafe translations.context.storeBytes(
                 of: ExitKind.stopped.rawValue, toByteOffset: ContextLayout.exitKind, as: UInt32.self)
             return 1
+        }
+    }
+
+    extension DecodedInstruction {
+        /// Whether the interpreter may look at the status flags, or change them.
+        fileprivate var usesFlags: Bool {
+            switch handler {
+            case .x87: return X87Operation(rawValue: operation)?.usesFlags ?? true
+            case .vector: return VectorOperation(rawValue: operation).map { FlagUse.vector($0).changes } ?? true
+            default:
+                switch Operation(rawValue: operation) {
+                case .mov, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .push, .pop, .leave, .xchg, .lea: return false
+                default: return true
+                }
+            }
         }
     }
 

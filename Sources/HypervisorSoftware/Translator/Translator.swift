@@ -13,6 +13,8 @@
         private let routines: SharedRoutines
         private var used: Int
         private(set) var counts = TranslatorCounts()
+        /// The linked jumps that lead to each block.
+        private var incoming: [Int: [Int]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
         init?(_ core: SharedRoutines.CoreOffsets) {
@@ -46,6 +48,7 @@
         func link(_ site: Int, to code: Int) {
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
             assembler.link(site, to: code)
+            incoming[code, default: []].append(site)
             counts.links += 1
         }
 
@@ -55,10 +58,15 @@
             // A short jump to the start of the prologue.
             assembler.byte(0xeb)
             assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
+            // The jumps that led to it find what comes in its place.
+            for site in incoming.removeValue(forKey: code) ?? [] { assembler.link(site, to: site + 4) }
         }
 
         /// Forgets all code.
-        func empty() { used = routines.end }
+        func empty() {
+            used = routines.end
+            incoming.removeAll(keepingCapacity: true)
+        }
 
         /// Runs code until it is left.
         @inline(__always)
@@ -75,6 +83,8 @@
 #else
     /// There is no translator for this host.
     final class Translator {
+        let counts = TranslatorCounts()
+
         func invalidate(_ code: Int) {}
         func empty() {}
     }
@@ -84,6 +94,27 @@
 struct TranslatorCounts {
     var translations: UInt64 = 0
     var links: UInt64 = 0
+}
+
+/// What a processor did, for `--stats`.
+struct EngineCounts {
+    var interpretedBlocks: UInt64 = 0
+    var entries: UInt64 = 0
+    var dispatches: UInt64 = 0
+    var interpretations: UInt64 = 0
+    var stops: UInt64 = 0
+    var helperCalls: UInt64 = 0
+    var walks: UInt64 = 0
+
+    mutating func add(_ other: EngineCounts) {
+        interpretedBlocks += other.interpretedBlocks
+        entries += other.entries
+        dispatches += other.dispatches
+        interpretations += other.interpretations
+        stops += other.stops
+        helperCalls += other.helperCalls
+        walks += other.walks
+    }
 }
 
 /// The table in the context that leads from linear addresses to code.

@@ -93,3 +93,15 @@ package enum X87Memory: UInt8, Sendable {
     /// 94 or 108 bytes.
     case state
 }
+
+extension X87Operation {
+    /// Whether it reads or sets flags of RFLAGS.
+    var usesFlags: Bool {
+        switch self {
+        case .compareFlags, .compareFlagsPop, .compareUnorderedFlags, .compareUnorderedFlagsPop, .moveBelow, .moveEqual,
+            .moveBelowEqual, .moveUnordered, .moveNotBelow, .moveNotEqual, .moveNotBelowEqual, .moveNotUnordered:
+            true
+        default: false
+        }
+    }
+}

@@ -48,7 +48,10 @@ struct Attachment {
         server.remove()
         pump.finish(patiently: end != .stopped)
         terminal?.leave()
-        if showsStatistics { show(machine.statistics) }
+        if showsStatistics {
+            show(machine.statistics)
+            for count in machine.processorCounts { tell("\(count.name): \(count.value)") }
+        }
         for failure in machine.closingFailures { tell(error: failure) }
         let status = report(end)
         return status == .success && !machine.closingFailures.isEmpty ? .failure : status
