@@ -36,6 +36,9 @@ let package = Package(
         .target(
             name: "HypervisorSoftware",
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(
+            name: "HypervisorKVM",
+            dependencies: ["CHost", "CFirmware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(name: "DiskImage", dependencies: ["CHost", "HostThreads", "CAio", "CZlib", "CZstd"]),
         .target(name: "Virtio", dependencies: ["CHost", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
@@ -55,7 +58,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Network", "Virtio", "DiskImage",
-                "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+                "HypervisorSoftware", "HypervisorKVM", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
             name: "smolvmm",
@@ -71,7 +74,8 @@ let package = Package(
         .testTarget(
             name: "HypervisorTests",
             dependencies: [
-                "CBareGuests", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
+                "CBareGuests", "HypervisorSoftware", "HypervisorKVM", "Hypervisor", "X86", "Bus", "GuestMemory",
+                "Snapshot",
             ]),
         .testTarget(
             name: "HypervisorSoftwareTests",

@@ -46,7 +46,7 @@ MODULES = ["virtio_pci", "virtio_console", "kvm-amd"]
 WORKING_FOLDER = "root"
 # Boot quickly, and take no offence at a processor that is slow and shared.
 KERNEL_COMMAND_LINE = (
-    "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests nokaslr random.trust_cpu=on tsc=reliable nowatchdog "
+    "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests no_timer_check nokaslr random.trust_cpu=on tsc=reliable nowatchdog "
     "rcupdate.rcu_cpu_stall_suppress=1")
 LEAVE = b"\x1d"  # Ctrl-]
 # How long what the command left running may keep its output open.

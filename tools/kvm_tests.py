@@ -3,15 +3,19 @@
 
 import hashlib
 import os
+import re
+import time
 
-from harness import ROOT, require, run
+from disk_tests import CHECK_FILES, WRITE_FILES
+from harness import CACHE, INIT, ROOT, TICK, Tick, require, run
 
-HOST_SECONDS = 180
+HOST_SECONDS = 400
+BOOT_SECONDS = 120
 
 
-def kvm_host(*words, files=(), outputs=(), timeout=HOST_SECONDS):
+def kvm_host(*words, files=(), outputs=(), timeout=HOST_SECONDS, options=()):
     """What a command on the emulated host returns: status, standard output, standard error."""
-    options = [word for file in files for word in ("--file", file)]
+    options = [*options, *(word for file in files for word in ("--file", file))]
     options += [word for output in outputs for word in ("--output", output)]
     return run([ROOT / "tools/kvm-host", "--timeout", timeout, *options, "--", *words], timeout + 60)
 
@@ -40,4 +44,163 @@ def host_tells_what_failed(bench):
     require(status == 125 and "left no file /root/made" in errors, f"status {status}: {errors}")
 
 
-TESTS = [host_returns_status_and_output, host_tells_what_failed]
+# What scripts on the emulated host have in common. `machine` starts smolvmm in the background with its console in the
+# file `out` and what is typed from `in`; `await` waits for a pattern on the console; `type` types a line.
+PRELUDE = r"""
+export XDG_RUNTIME_DIR=/run
+mkdir -p /var/tmp
+fail() { echo "FAILED: $*"; tail -n 12 out; cat err; exit 1; }
+machine() {
+    rm -f in out; mkfifo in; : >out
+    smolvmm "$@" <in >out 2>err &
+    pid=$!
+    exec 3>in
+}
+await() {
+    i=0
+    until grep -q "$1" out; do
+        i=$((i + 1)); [ $i -lt 900 ] || fail "no '$1' in time"
+        kill -0 $pid 2>/dev/null || grep -q "$1" out || fail "ended before '$1'"
+        sleep 0.1
+    done
+}
+type() { echo "$1" >&3; }
+ended() { wait $pid; status=$?; [ $status = $1 ] || fail "status $status"; exec 3>&-; }
+"""
+
+
+def on_host(bench, script, files=(), outputs=(), cpus=1):
+    """Runs a shell script with PRELUDE on the emulated host and returns its output."""
+    files = [f"{bench.kernel}:vmlinuz", f"{bench.initramfs}:initramfs", *files]
+    status, output, errors = kvm_host(
+        "sh", "-c", PRELUDE + script, files=files, outputs=outputs,
+        options=["--cpus", cpus, "--smolvmm", bench.smolvmm])
+    require(status == 0, f"status {status}\n{output[-1500:]}\n{errors[-1500:]}")
+    return output
+
+
+def ticks(text):
+    return [Tick(match, 0) for match in TICK.finditer(text.encode())]
+
+
+def require_goes_on(before, after):
+    """The machine of tick `before` has gone on with the ticks `after`, which miss none and know their digests."""
+    require(len(after) > 1, f"{len(after)} ticks after the restore")
+    require({tick.nonce for tick in after} == {before.nonce}, "another nonce: another machine")
+    counts = [tick.count for tick in after]
+    require(counts == list(range(counts[0], counts[0] + len(counts))), f"counts {counts}")
+    require(counts[0] >= before.count, f"count {counts[0]} after {before.count}")
+    require(after[-1].sha == after[-1].expected_sha(), "the digest is wrong")
+
+
+def boots_and_reboots(bench):
+    """under hardware KVM Debian's kernel boots with one and with two processors, reboots and powers off"""
+    output = on_host(
+        bench,
+        """
+        smolvmm doctor | grep -q '^ok  KVM' || { smolvmm doctor; exit 1; }
+        for cpus in 1 2; do
+            machine boot vmlinuz initramfs --cpus $cpus --memory 256M --cmdline smolvmm.run=test --stats
+            await '^tick 3 '
+            grep -q "smpboot: Total of $cpus processors activated" out || fail "not $cpus processors"
+            type reboot
+            i=0
+            until [ $(grep -c 'smolvmm-guest: init' out) = 2 ]; do
+                sleep 0.1; i=$((i + 1)); [ $i -lt 900 ] || fail 'no second boot'
+            done
+            type poweroff
+            ended 0
+            grep -q ' 0 slices' err || fail 'it ran on the software CPU'
+            echo "booted $cpus"
+        done
+        """, cpus=2)
+    require("booted 1" in output and "booted 2" in output, output)
+
+
+def goes_on_across_backends(bench):
+    """a machine frozen on the software CPU goes on under KVM, is frozen there, and goes on on the software CPU"""
+    first, second = bench.file("software.smolmachine"), bench.file("kvm.smolmachine")
+    name = bench.new_name()
+    with bench.boot("test", name=name) as machine:
+        machine.expect(INIT, BOOT_SECONDS)
+        before = machine.tick()
+        bench.run("snapshot", name, "-o", first)
+    output = on_host(
+        bench,
+        """
+        machine restore first --name k --accel kvm
+        await '^tick '
+        sleep 1
+        smolvmm snapshot k -o second || fail snapshot
+        count=$(grep -c '^tick ' out)
+        sleep 1
+        [ $(grep -c '^tick ' out) -gt $((count + 3)) ] || fail 'no ticks after the snapshot'
+        cat out
+        echo "host time=$(date +%s)"
+        smolvmm stop k
+        """, files=[f"{first}:first"], outputs=[f"second:{second}"])
+    under_kvm = ticks(output)
+    require_goes_on(before, under_kvm)
+    host_time = int(re.search(r"host time=(\d+)", output)[1])
+    require(abs(under_kvm[-1].time - host_time) < 3, f"guest {under_kvm[-1].time}, host {host_time}")
+    with bench.restore(second, "--accel", "software") as machine:
+        after = [machine.tick(), machine.tick()]
+        wall = time.time()
+    require_goes_on(under_kvm[0], after)
+    require(abs(after[-1].time - wall) < 3, f"guest {after[-1].time}, host {wall}")
+
+
+def disks_across_backends(bench):
+    """files written under KVM while a snapshot is taken are whole there, in a copy there, and in one on the software CPU"""
+    bundle = bench.file("kvm-disk.smolmachine")
+    write, check = WRITE_FILES.format(count=20), CHECK_FILES.format(count=20)
+    on_host(
+        bench,
+        f"""
+        smolvmm disk create d.qcow2 256M >/dev/null
+        machine boot vmlinuz initramfs-disk --disk d.qcow2 --disk tools.img,readonly --memory 256M --name d \\
+            --accel kvm --cpus 2 --cmdline 'quiet smolvmm.run=shell'
+        await '/ # '
+        type 'mkdir -p /mnt /tools; mount -t ext4 -o ro /dev/vdb /tools; fsck() {{ /tools/run e2fsck "$@"; }}'
+        type '/tools/run mke2fs -F -q -t ext4 /dev/vda && mount -t ext4 /dev/vda /mnt && echo made'
+        await made
+        type '{write}; echo end1:$?'
+        await 'wrote 5'
+        smolvmm snapshot d -o bundle || fail snapshot
+        await 'wrote 20'
+        type '{check} && echo che''cked'
+        await checked
+        type 'poweroff -f'
+        ended 0
+        machine restore bundle --name copy --accel kvm
+        await 'wrote 20'
+        type '{check} && echo che''cked'
+        await checked
+        smolvmm stop copy
+        """,
+        files=[f"{CACHE / 'initramfs-disk.cpio'}:initramfs-disk", f"{CACHE / 'tools-disk.img'}:tools.img"],
+        outputs=[f"bundle:{bundle}"], cpus=2)
+    with bench.restore(bundle, "--accel", "software") as machine:
+        machine.expect(rb"wrote 20", BOOT_SECONDS)
+        machine.send(check + " && echo che''cked")
+        machine.expect(rb"checked", BOOT_SECONDS)
+
+
+def refuses_what_the_host_lacks(bench):
+    """without /dev/kvm, without permission and with a processor that lacks a feature, --accel kvm says what to do"""
+    output = on_host(
+        bench,
+        """
+        mv /dev/kvm /dev/hidden
+        smolvmm boot vmlinuz initramfs --accel kvm </dev/null 2>&1 && fail 'no refusal'
+        smolvmm doctor
+        mv /dev/hidden /dev/kvm
+        """)
+    require("this host has no /dev/kvm" in output, output)
+    require("--accel auto takes the software CPU" in output, output)
+
+
+TESTS = [
+    host_returns_status_and_output, host_tells_what_failed, boots_and_reboots, goes_on_across_backends,
+    disks_across_backends, refuses_what_the_host_lacks,
+]

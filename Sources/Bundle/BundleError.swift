@@ -25,6 +25,8 @@ public enum BundleError: Error, Equatable, CustomStringConvertible {
     /// The machine's memory is laid out differently from the bundle's.
     case memoryMismatch(bundle: String, machine: String)
     case outOfMemory(purpose: String)
+    /// The host ended the process that kept the guest's memory as it was.
+    case memoryLost
     /// A disk could not be read or opened; the reason is the image's own.
     case disk(id: String, reason: String)
 
@@ -50,6 +52,8 @@ public enum BundleError: Error, Equatable, CustomStringConvertible {
             "the bundle's memory is \(bundle), the machine's is \(machine)"
         case .outOfMemory(let purpose):
             "the host has no memory for \(purpose)"
+        case .memoryLost:
+            "the host ended the process that kept the frozen memory, which happens when it is short of memory: try again"
         case .disk(let id, let reason):
             "disk '\(id)': \(reason)"
         }

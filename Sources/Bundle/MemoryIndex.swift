@@ -142,6 +142,18 @@ struct MemoryIndex: Sendable {
         }
     }
 
+    /// The entry of the chunk that starts at `address`; nil when it is all zeros.
+    func entry(at address: GuestPhysicalAddress) -> Int? {
+        let number = address.rawValue / chunkSize
+        var low = 0
+        var high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if UInt64(self[middle].number) < number { low = middle + 1 } else { high = middle }
+        }
+        return low < count && UInt64(self[low].number) == number ? low : nil
+    }
+
     /// Whether `stored`, the compressed bytes of entry `index`, have the hash in the entry.
     func hashMatches(_ index: Int, _ stored: UnsafeRawBufferPointer) -> Bool {
         let start = entriesStart + index * Self.entrySize + 16

@@ -25,15 +25,20 @@ extension BundleReader {
     public func restoreMemory(
         into memory: GuestMemory, threads: Int = 2, progress: ((Double) -> Void)? = nil
     ) throws(BundleError) {
+        try checkRanges(of: memory)
+        let job = MemoryReader(
+            index: index, file: file, start: try dataOffset(of: BundleName.memoryData), target: memory)
+        try job.run(threads: threads, progress: progress)
+    }
+
+    /// Refuses memory that is laid out otherwise than the bundle's.
+    func checkRanges(of memory: GuestMemory) throws(BundleError) {
         let own = memory.ranges
         guard own.count == index.ranges.count,
             zip(own, index.ranges).allSatisfy({ $0.start == $1.start && $0.size == $1.size })
         else {
             throw .memoryMismatch(bundle: Self.text(of: index.ranges), machine: Self.text(of: own))
         }
-        let job = MemoryReader(
-            index: index, file: file, start: try dataOffset(of: BundleName.memoryData), target: memory)
-        try job.run(threads: threads, progress: progress)
     }
 
     /// Checks every hash, every frame and every CRC-32 of the bundle.
@@ -160,16 +165,11 @@ private final class MemoryReader: Sendable {
         _ decompressor: ChunkDecompressor
     ) throws(BundleError) {
         let (address, size) = index.place(of: chunk)
-        func damaged(_ reason: String) -> BundleError {
-            .damaged(member: BundleName.memoryData, reason: "the chunk of \(address) \(reason)")
-        }
-        guard unsafe index.hashMatches(entry, frame) else {
-            throw damaged("does not have the SHA-256 in \(BundleName.memoryIndex)")
-        }
         let output: UnsafeMutableRawBufferPointer
         if let target {
             guard let host = unsafe try? target.hostPointer(at: address, count: UInt64(size)) else {
-                throw damaged("is not in the machine's memory")
+                throw .damaged(
+                    member: BundleName.memoryData, reason: "the chunk of \(address) is not in the machine's memory")
             }
             // SAFETY: `hostPointer` checked `size` bytes.
             unsafe output = UnsafeMutableRawBufferPointer(start: host, count: size)
@@ -177,8 +177,25 @@ private final class MemoryReader: Sendable {
             // SAFETY: `size` is at most the chunk size, which `plain` has.
             unsafe output = UnsafeMutableRawBufferPointer(rebasing: plain.bytes[0..<size])
         }
+        unsafe try index.expand(entry, frame, into: output, decompressor)
+    }
+}
+
+extension MemoryIndex {
+    /// Verifies `frame`, the stored bytes of `entry`, then decompresses it to `output`, which has the chunk's plain size.
+    func expand(
+        _ entry: Int, _ frame: UnsafeRawBufferPointer, into output: UnsafeMutableRawBufferPointer,
+        _ decompressor: ChunkDecompressor
+    ) throws(BundleError) {
+        func damaged(_ reason: String) -> BundleError {
+            let address = place(of: self[entry]).address
+            return .damaged(member: BundleName.memoryData, reason: "the chunk of \(address) \(reason)")
+        }
+        guard unsafe hashMatches(entry, frame) else {
+            throw damaged("does not have the SHA-256 in \(BundleName.memoryIndex)")
+        }
         guard unsafe decompressor.decompress(frame, into: output) else {
-            throw damaged("is not one zstd frame of \(size) bytes")
+            throw damaged("is not one zstd frame of \(output.count) bytes")
         }
     }
 }

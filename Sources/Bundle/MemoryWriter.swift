@@ -81,9 +81,12 @@ final class MemoryWriter: Sendable {
                 report?(Double(ticket + 1) / Double(batches.count))
             }
         } catch {
-            progress.withLock { if $0.failure == nil { $0.failure = error } }
+            fail(error)
         }
     }
+
+    /// The first failure is the one that is told.
+    private func fail(_ error: BundleError) { progress.withLock { if $0.failure == nil { $0.failure = error } } }
 
     private struct Compressed {
         var number: UInt32
@@ -102,14 +105,17 @@ final class MemoryWriter: Sendable {
             let count = Int(min(Self.chunkSize, size - offset))
             // SAFETY: `count` is at most the chunk size, which `plain` and `zeros` have.
             let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: plain.bytes[0..<count])
-            unsafe source.read(at: GuestPhysicalAddress(address + offset), into: bytes)
+            guard unsafe source.read(at: GuestPhysicalAddress(address + offset), into: bytes) else {
+                fail(.memoryLost)
+                return []
+            }
             guard let start = bytes.baseAddress, let zero = unsafe zeros.bytes.baseAddress,
                 unsafe memcmp(start, zero, count) != 0
             else { continue }
             // SAFETY: `output` has room for a whole batch at its largest.
             let rest = unsafe UnsafeMutableRawBufferPointer(rebasing: output.bytes[used...])
             guard let stored = unsafe compressor.compress(UnsafeRawBufferPointer(bytes), into: rest) else {
-                progress.withLock { if $0.failure == nil { $0.failure = .outOfMemory(purpose: "compressing memory") } }
+                fail(.outOfMemory(purpose: "compressing memory"))
                 return []
             }
             let hash = unsafe Digest.of(UnsafeRawBufferPointer(rebasing: rest[0..<stored]))

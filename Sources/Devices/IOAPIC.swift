@@ -2,6 +2,7 @@
 // The I/O interrupt controller: 24 lines to messages for local APICs. Spec: Intel 82093AA data sheet; EOI register: Intel ICH.
 
 public import Bus
+internal import Hypervisor
 public import Snapshot
 
 /// An IOAPIC, version 0x20 (with an EOI register).
@@ -117,7 +118,18 @@ public final class IOAPIC: BusDevice, PlatformDevice {
         // Software clears a stuck remote IRR by going through edge-triggered.
         if !entry.isLevelTriggered { entry.rawValue &= ~Entry.remoteRequest }
         state.entries[line] = entry.rawValue
+        announceLevelTriggered()
         service(line)
+    }
+
+    /// Tells the local APICs whose end of an interrupt is to be heard of.
+    private func announceLevelTriggered() {
+        guard let backend = fabric?.backend else { return }
+        backend.setLevelTriggered(
+            state.entries.map { value in
+                let entry = Entry(rawValue: value)
+                return entry.isLevelTriggered ? entry.message.words : nil
+            })
     }
 
     // MARK: Host events
@@ -164,6 +176,7 @@ public final class IOAPIC: BusDevice, PlatformDevice {
         let lines = state.lines
         state = State()
         state.lines = lines
+        announceLevelTriggered()
     }
 
     public func saveState() -> State { state }
@@ -181,5 +194,8 @@ public final class IOAPIC: BusDevice, PlatformDevice {
         }
     }
 
-    public func assign(_ state: State) { self.state = state }
+    public func assign(_ state: State) {
+        self.state = state
+        announceLevelTriggered()
+    }
 }

@@ -3,6 +3,7 @@
 
 public import Bus
 public import GuestMemory
+public import Hypervisor
 
 /// One interrupt on its way to local APICs.
 public struct InterruptMessage: Equatable, Sendable {
@@ -44,6 +45,14 @@ public struct InterruptMessage: Equatable, Sendable {
         self.isAsserted = isAsserted
     }
 
+    /// The message as a device would write it to memory.
+    var words: InterruptMessageWords {
+        InterruptMessageWords(
+            address: 0xfee0_0000 | UInt64(destination) << 12 | (isLogical ? 4 : 0),
+            data: UInt32(vector) | UInt32(delivery.rawValue) << 8 | (isAsserted ? 1 << 14 : 0)
+                | (isLevelTriggered ? 1 << 15 : 0))
+    }
+
     /// A message-signalled interrupt: what a device writes, and where; nil when it goes elsewhere.
     public init?(address: GuestPhysicalAddress, data: UInt32) {
         guard address.rawValue >> 20 == 0xfee else { return nil }
@@ -55,7 +64,7 @@ public struct InterruptMessage: Equatable, Sendable {
 }
 
 /// Connects the interrupt controllers. Interrupt lines of devices end here.
-public final class InterruptFabric: InterruptController {
+public final class InterruptFabric: InterruptController, BackendInterruptsPlatform {
     /// The receivers beside the sender, as bits 19 and 18 of the interrupt command register have it.
     enum Shorthand: UInt8 {
         case none = 0
@@ -67,11 +76,16 @@ public final class InterruptFabric: InterruptController {
     /// The timer's ISA interrupt arrives at this line of the IOAPIC: input 2 of the PICs is the cascade.
     public static let timerLine = 2
 
+    /// Where the local APICs are, when they are not `localAPICs`.
+    let backend: (any BackendInterrupts)?
     private(set) var localAPICs: [LocalAPIC] = []
     private(set) var ioapic: IOAPIC?
     private(set) var pic: InterruptController8259?
 
-    init() {}
+    init(backend: (any BackendInterrupts)? = nil) {
+        self.backend = backend
+        backend?.platform = self
+    }
 
     func connect(localAPICs: [LocalAPIC], ioapic: IOAPIC, pic: InterruptController8259) {
         self.localAPICs = localAPICs
@@ -87,7 +101,11 @@ public final class InterruptFabric: InterruptController {
 
     /// Delivers a message of a device or the IOAPIC. Returns whether anybody took it.
     @discardableResult public func deliver(_ message: InterruptMessage) -> Bool {
-        send(message, shorthand: .none, from: nil)
+        if let backend {
+            let words = message.words
+            return backend.deliver(address: words.address, data: words.data)
+        }
+        return send(message, shorthand: .none, from: nil)
     }
 
     @discardableResult func send(_ message: InterruptMessage, shorthand: Shorthand, from sender: LocalAPIC?) -> Bool {
@@ -121,18 +139,20 @@ public final class InterruptFabric: InterruptController {
     }
 
     /// A local APIC finished a level-triggered interrupt.
-    func broadcastEndOfInterrupt(vector: UInt8) { ioapic?.endOfInterrupt(vector: vector) }
+    public func endOfInterrupt(vector: UInt8) { ioapic?.endOfInterrupt(vector: vector) }
 
     /// The PICs' output is wired to LINT0 of every local APIC.
     func setExternalLine(_ asserted: Bool) {
+        backend?.setExternalLine(asserted)
         for apic in localAPICs { apic.setLocalInterrupt0(asserted) }
     }
 
     /// The vector of the PICs for a processor that takes their interrupt.
-    func acknowledgeExternal() -> UInt8? { pic?.acknowledge() }
+    public func acknowledgeExternal() -> UInt8? { pic?.acknowledge() }
 
     /// After a restore: the wires carry what their drivers say, without anybody seeing an edge.
     func synchronize() {
+        backend?.setExternalLine(pic?.output ?? false)
         for apic in localAPICs { apic.synchronizeLocalInterrupt0(pic?.output ?? false) }
     }
 }

@@ -18,7 +18,7 @@ public final class Platform {
     public let timer: Timer8254
     public let pic: InterruptController8259
     public let ioapic: IOAPIC
-    /// One for each processor, by index.
+    /// One for each processor, by index; empty where the backend has them.
     public let localAPICs: [LocalAPIC]
     public let power: PowerControl
     public let generation: VMGenerationID
@@ -51,16 +51,17 @@ public final class Platform {
     }
 
     /// Builds the devices of `processors` processors and attaches them to `bus`. `devices` are further entries of
-    /// `\_SB` for the ACPI tables.
+    /// `\_SB` for the ACPI tables; `backend` has the local APICs, where it does.
     public init(
-        processors: Int, bus: Bus, clock: GuestClock, memory: GuestMemory, devices: [AML] = []
+        processors: Int, bus: Bus, clock: GuestClock, memory: GuestMemory, devices: [AML] = [],
+        backend: (any BackendInterrupts)? = nil
     ) throws(DevicesError) {
         guard (1...Self.largestProcessorCount).contains(processors) else {
             throw .processorCount(processors, limit: Self.largestProcessorCount)
         }
         tables = try ACPITables.build(.init(processors: processors, devices: devices))
         self.memory = memory
-        let fabric = InterruptFabric()
+        let fabric = InterruptFabric(backend: backend)
         interrupts = fabric
         func line(_ number: Int) -> InterruptLine { InterruptLine(fabric, number) }
         serial = SerialPort(interrupt: line(PlatformLayout.Line.serial))
@@ -68,14 +69,18 @@ public final class Platform {
         timer = Timer8254(clock: clock, interrupt: line(PlatformLayout.Line.timer))
         pic = InterruptController8259 { [weak fabric] in fabric?.setExternalLine($0) }
         ioapic = IOAPIC(fabric: fabric)
-        localAPICs = (0..<processors).map { LocalAPIC(index: $0, clock: clock, fabric: fabric) }
+        localAPICs =
+            backend == nil ? (0..<processors).map { LocalAPIC(index: $0, clock: clock, fabric: fabric) } : []
         power = PowerControl(buttonInterrupt: line(PlatformLayout.Line.powerButton))
         generation = VMGenerationID(
             memory: memory, address: PlatformLayout.generationPage, interrupt: line(PlatformLayout.Line.generation))
         keyboard = KeyboardController()
         localAPICWindow = LocalAPICWindow(localAPICs)
         timed = [timer, realTimeClock] + localAPICs
-        layers = [serial, realTimeClock, timer, pic, ioapic, power, generation] + localAPICs
+        let elsewhere = backend.map { backend in
+            (0..<processors).map { BackendLocalAPIC(index: $0, backend: backend) }
+        }
+        layers = [serial, realTimeClock, timer, pic, ioapic, power, generation] + localAPICs + (elsewhere ?? [])
         fabric.connect(localAPICs: localAPICs, ioapic: ioapic, pic: pic)
         do throws(BusError) { try attach(to: bus) } catch { throw .bus(error) }
         try installTables()
@@ -129,6 +134,7 @@ public final class Platform {
 
     /// An NMI for every processor that listens on LINT1.
     public func injectNonMaskableInterrupt() {
+        interrupts.backend?.raiseNMI()
         for apic in localAPICs { apic.pulseLocalInterrupt1() }
     }
 

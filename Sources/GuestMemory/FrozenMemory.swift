@@ -61,14 +61,15 @@ public final class FrozenMemory: Sendable {
         }
     }
 
-    /// Fills `buffer`, a whole number of pages, with the pages from `address` as they were; all lie in one of `ranges`.
-    public func read(at address: GuestPhysicalAddress, into buffer: UnsafeMutableRawBufferPointer) {
+    /// Fills `buffer`, a whole number of pages, with the pages from `address` as they were; false unless all lie in one of
+    /// `ranges`.
+    @discardableResult
+    public func read(at address: GuestPhysicalAddress, into buffer: UnsafeMutableRawBufferPointer) -> Bool {
         let size = Int(GuestMemory.pageSize)
         guard let first = number(address),
             let host = unsafe try? memory.hostPointer(at: address, count: UInt64(buffer.count))
         else {
-            unsafe _ = buffer.initializeMemory(as: UInt8.self, repeating: 0)
-            return
+            return false
         }
         state.withLock { state in
             for (index, offset) in stride(from: 0, to: buffer.count, by: size).enumerated() {
@@ -83,5 +84,6 @@ public final class FrozenMemory: Sendable {
                 state.pages[first + index] = .read
             }
         }
+        return true
     }
 }

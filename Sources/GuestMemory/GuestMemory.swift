@@ -14,6 +14,8 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
     case invalidSize(UInt64)
     case allocationFailed(bytes: UInt64, errno: Int32)
     case outOfRange(address: GuestPhysicalAddress, count: UInt64)
+    /// The host has no copy-on-write twin of memory for a snapshot.
+    case twinRefused(errno: Int32)
 
     public var description: String {
         switch self {
@@ -23,6 +25,7 @@ public enum GuestMemoryError: Error, Equatable, CustomStringConvertible {
             "guest memory: the host refused to map \(bytes) bytes (errno \(code)); try a smaller --memory"
         case .outOfRange(let address, let count):
             "guest-physical range of \(count) bytes at \(address) is not all in memory"
+        case .twinRefused(let code): "the host refused a copy of guest memory for the snapshot (errno \(code))"
         }
     }
 }

@@ -64,11 +64,11 @@ package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> V
 }
 
 /// A lock, and threads that wait for what it guards to change.
-@safe private final class Monitor: @unchecked Sendable {
+@safe package final class Monitor: @unchecked Sendable {
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
-    init() {
+    package init() {
         // SAFETY: both are allocated above and live until `deinit`.
         unsafe pthread_mutex_init(mutex, nil)
         unsafe pthread_cond_init(condition, nil)
@@ -82,19 +82,22 @@ package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> V
         unsafe mutex.deallocate()
     }
 
+    // SAFETY: of these, and of all below: initialised in `init`.
+    package func lock() { unsafe pthread_mutex_lock(mutex) }
+    package func unlock() { unsafe pthread_mutex_unlock(mutex) }
+
     func locked<Value>(_ body: () -> Value) -> Value {
-        // SAFETY: initialised in `init`.
-        unsafe pthread_mutex_lock(mutex)
-        defer { unsafe pthread_mutex_unlock(mutex) }
+        lock()
+        defer { unlock() }
         return body()
     }
 
     /// Lets others change something; with the lock held.
-    func wait() { unsafe pthread_cond_wait(condition, mutex) }
+    package func wait() { unsafe pthread_cond_wait(condition, mutex) }
     /// Wakes one thread that waits.
     func signal() { unsafe pthread_cond_signal(condition) }
     /// Wakes all threads that wait.
-    func broadcast() { unsafe pthread_cond_broadcast(condition) }
+    package func broadcast() { unsafe pthread_cond_broadcast(condition) }
 }
 
 /// Lets threads pass one after the other, in the order of their tickets.

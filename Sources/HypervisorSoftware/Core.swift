@@ -95,6 +95,8 @@ struct Core: ~Copyable {
     var pendingNMI = false
     /// Between the delivery of an NMI and the next IRET.
     var nmiBlocked = false
+    /// Out of a snapshot of another backend: delivered before the next instruction.
+    var pendingEvent: PendingEvent?
     /// Set when the guest asks for something that this processor does not have; execution stops.
     var failure: String?
     /// What an instruction threw that the interpreter ran for translated code.
@@ -200,46 +202,4 @@ struct Core: ~Copyable {
     mutating func updateAccessSet() {
         accessSet = privilege == 3 ? .user : has(.alignmentCheck) ? .supervisorToUser : .supervisor
     }
-}
-
-/// CR0 bits.
-enum ControlRegister0 {
-    static let protection: UInt64 = 1 << 0  // PE
-    static let monitorCoprocessor: UInt64 = 1 << 1  // MP
-    static let emulation: UInt64 = 1 << 2  // EM
-    static let taskSwitched: UInt64 = 1 << 3  // TS
-    static let extensionType: UInt64 = 1 << 4  // ET
-    static let numericError: UInt64 = 1 << 5  // NE
-    static let writeProtect: UInt64 = 1 << 16  // WP
-    static let alignmentMask: UInt64 = 1 << 18  // AM
-    static let notWriteThrough: UInt64 = 1 << 29  // NW
-    static let cacheDisable: UInt64 = 1 << 30  // CD
-    static let paging: UInt64 = 1 << 31  // PG
-    static let writable: UInt64 = 0xe005_003f
-}
-
-/// CR4 bits.
-enum ControlRegister4 {
-    static let timeStampDisable: UInt64 = 1 << 2  // TSD
-    static let pageSizeExtension: UInt64 = 1 << 4  // PSE
-    static let physicalAddressExtension: UInt64 = 1 << 5  // PAE
-    static let globalPages: UInt64 = 1 << 7  // PGE
-    static let performanceCounter: UInt64 = 1 << 8  // PCE
-    static let fxsave: UInt64 = 1 << 9  // OSFXSR
-    static let simdExceptions: UInt64 = 1 << 10  // OSXMMEXCPT
-    static let userInstructionPrevention: UInt64 = 1 << 11  // UMIP
-    static let fsgsbase: UInt64 = 1 << 16  // FSGSBASE
-    static let smep: UInt64 = 1 << 20  // SMEP
-    static let smap: UInt64 = 1 << 21  // SMAP
-    /// The bits that the guest may set: VME to MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, SMEP, SMAP.
-    static let writable: UInt64 = 0x7ff | userInstructionPrevention | smep | smap
-}
-
-/// IA32_EFER bits.
-enum ExtendedFeatures {
-    static let syscall: UInt64 = 1 << 0  // SCE
-    static let longModeEnable: UInt64 = 1 << 8  // LME
-    static let longModeActive: UInt64 = 1 << 10  // LMA
-    static let noExecute: UInt64 = 1 << 11  // NXE
-    static let writable = syscall | longModeEnable | noExecute
 }

@@ -31,6 +31,7 @@ extension Core {
         state.interruptShadow = interruptShadow
         state.nmiPending = pendingNMI
         state.nmiBlocked = nmiBlocked
+        state.pendingEvent = pendingEvent
         return state
     }
 
@@ -41,7 +42,7 @@ extension Core {
 
     /// Validates all of `state`, then assigns it.
     mutating func restoreState(_ state: CPUState) throws(SnapshotError) {
-        try Self.validate(state)
+        try state.validate(layer: Self.layer)
         let newX87 = try X87(state.floatingPoint)
         for n in 0..<16 { general[n] = state.general[n] }
         rip = state.rip
@@ -69,6 +70,7 @@ extension Core {
         interruptShadow = state.interruptShadow
         pendingNMI = state.nmiPending
         nmiBlocked = state.nmiBlocked
+        pendingEvent = state.pendingEvent
         failure = nil
         privilege = Self.privilege(state)
         updateMode()
@@ -82,51 +84,6 @@ extension Core {
         if state.cr0 & ControlRegister0.protection == 0 { return 0 }
         if state.rflags & Flags.virtual8086.rawValue != 0 { return 3 }
         return UInt8(state.segments[Int(SegmentIndex.cs)].selector & 3)
-    }
-
-    private static func validate(_ state: CPUState) throws(SnapshotError) {
-        try require(
-            state.general.count == 16, layer: layer, field: "general", value: state.general.count,
-            allowed: "16 registers")
-        try require(
-            state.segments.count == 6, layer: layer, field: "segments", value: state.segments.count,
-            allowed: "6 segments")
-        try require(
-            state.debug.count == 6, layer: layer, field: "debug", value: state.debug.count, allowed: "6 registers")
-        let floating = state.floatingPoint
-        try require(
-            floating.xmm.count == 32, layer: layer, field: "xmm", value: floating.xmm.count, allowed: "32 halves")
-        try require(
-            floating.mxcsr <= 0xffff, layer: layer, field: "mxcsr", value: floating.mxcsr, allowed: "0 to 65535")
-        try require(
-            state.rflags & ~0x3f_7fd7 == 0 && state.rflags & 2 != 0, layer: layer, field: "rflags",
-            value: state.rflags, allowed: "without reserved bits")
-        try require(
-            state.cr0 & ~(ControlRegister0.writable | ControlRegister0.extensionType) == 0, layer: layer, field: "cr0",
-            value: state.cr0, allowed: "without reserved bits")
-        let paging = state.cr0 & ControlRegister0.paging != 0
-        try require(
-            !paging || state.cr0 & ControlRegister0.protection != 0, layer: layer, field: "cr0", value: state.cr0,
-            allowed: "protected mode when paging is on")
-        try require(
-            state.cr4 & ~ControlRegister4.writable == 0, layer: layer, field: "cr4", value: state.cr4,
-            allowed: "features of the CPU model only")
-        let efer = state.msr.efer
-        let knownEFER = ExtendedFeatures.writable | ExtendedFeatures.longModeActive
-        try require(efer & ~knownEFER == 0, layer: layer, field: "efer", value: efer, allowed: "without reserved bits")
-        let active = efer & ExtendedFeatures.longModeActive != 0
-        let canBeActive =
-            paging && efer & ExtendedFeatures.longModeEnable != 0
-            && state.cr4 & ControlRegister4.physicalAddressExtension != 0
-        try require(
-            active == (paging && efer & ExtendedFeatures.longModeEnable != 0) && (!active || canBeActive), layer: layer,
-            field: "efer", value: efer, allowed: "LMA as LME, PG and PAE say")
-        try require(state.cr3 >> 52 == 0, layer: layer, field: "cr3", value: state.cr3, allowed: "a physical address")
-        for segment in state.segments + [state.ldt, state.task] {
-            try require(
-                segment.attributes <= 0x1_ffff, layer: layer, field: "segment attributes", value: segment.attributes,
-                allowed: "0 to 0x1ffff")
-        }
     }
 }
 

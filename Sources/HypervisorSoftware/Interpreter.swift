@@ -9,6 +9,10 @@ extension Core {
     mutating func run(slice: Int) -> VirtualCPUExit {
         budget = slice
         blocks.synchronize()
+        if let event = pendingEvent, activity == .running {
+            pendingEvent = nil
+            deliver(Event(event))
+        }
         while true {
             if failure != nil { break }
             if activity != .running {

@@ -8,7 +8,6 @@ internal import Devices
 public import DiskImage
 internal import GuestMemory
 internal import Hypervisor
-public import HypervisorSoftware
 internal import Snapshot
 internal import Virtio
 internal import X86
@@ -38,6 +37,10 @@ public final class Machine {
     let platform: Platform
     let virtio: MachineVirtio
     let virtualMachine: any VirtualMachine
+    /// Nil where processors notify devices themselves.
+    let notifications: QueueNotifications?
+    /// The device lock, and the processors' threads where the backend has them run concurrently.
+    let threads = ProcessorThreads()
     var processors: [Processor] = []
     let events: MachineEvents
     let trigger: FreezeTrigger?
@@ -45,20 +48,31 @@ public final class Machine {
     let scratchFolder: String
 
     /// For a reboot, and for the bundle.
-    let kernel: [UInt8]
-    let initramfs: [UInt8]
+    let bootFiles: BootFiles
+    #if os(Linux)
+        /// Memory that is still being read from a bundle, as it is used.
+        var lazyMemory: LazyMemory?
+    #endif
     /// The latest bundle that this machine was restored from or written to.
     var parent: BundleIdentifier?
     /// Applied right before the first instruction.
     var clockReset: ClockReset?
 
     var isPaused = false
+    /// Whether guest time goes on.
+    var timeRuns = false
+    /// The clock was set while it stood: the guest is told when it goes on.
+    var timeHasJumped = false
+    /// Non-nil while the machine's thread waits and nobody has woken it; only where processors run concurrently.
+    var waiting: MachineWait?
     /// The snapshot that is being written.
     struct Freeze {
         let order: MachineControl.SnapshotOrder
         let wasPaused: Bool
         /// How long the guest stood still for it.
         var pauseNanoseconds: UInt64 = 0
+        /// Whether the guest stands until its memory is written: the host has no copy-on-write twin of it.
+        var holdsGuest = false
     }
 
     var freeze: Freeze?
@@ -67,15 +81,14 @@ public final class Machine {
     public internal(set) var closingFailures: [String] = []
 
     init(
-        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage],
-        scratchFolder: String, trigger: FreezeTrigger?, engine: SoftwareEngine
+        _ configuration: MachineConfiguration, bootFiles: BootFiles, disks: [DiskImage],
+        scratchFolder: String, trigger: FreezeTrigger?, backend: BackendOptions
     ) throws(MachineError) {
-        try CPUModel.check(configuration.cpuModel)
+        let model = try CPUModelName.model(configuration.cpuModel)
         control = try MachineControl()
         console = try ConsoleChannel(machineWake: control.wake)
         self.configuration = configuration
-        self.kernel = kernel
-        self.initramfs = initramfs
+        self.bootFiles = bootFiles
         self.trigger = trigger
         self.scratchFolder = scratchFolder
         clock = GuestClock()
@@ -85,15 +98,17 @@ public final class Machine {
         let virtioCount = try MachineVirtio.count(configuration)
         do {
             memory = try GuestMemory(size: configuration.memoryBytes)
+            virtualMachine = try backend.makeVirtualMachine(
+                memory: memory, bus: bus, clock: clock, model: model, processors: configuration.cpus, access: threads)
             platform = try Platform(
                 processors: configuration.cpus, bus: bus, clock: clock, memory: memory,
-                devices: VirtioDefinition.devices(virtioCount))
+                devices: VirtioDefinition.devices(virtioCount), backend: virtualMachine.interrupts)
             virtio = try MachineVirtio(configuration, images: disks, platform: platform, bus: bus, memory: memory)
-            virtualMachine = SoftwareVirtualMachine(
-                memory: memory, bus: bus, clock: clock, model: .x86_64_v2, processors: configuration.cpus,
-                engine: engine)
+            notifications = QueueNotifications(virtio.slots, of: virtualMachine)
             for index in 0..<configuration.cpus {
-                let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: platform.localAPICs[index])
+                let interrupts: any LocalInterruptController =
+                    platform.localAPICs.indices.contains(index) ? platform.localAPICs[index] : NoInterrupts()
+                let cpu = try virtualMachine.makeVirtualCPU(index: index, interrupts: interrupts)
                 processors.append(Processor(cpu: cpu, isStarted: index == 0))
             }
         } catch {
@@ -102,7 +117,8 @@ public final class Machine {
         platform.events = events
         platform.serial.sink = events
         virtio.console?.sink = events
-        control.setProcessors(processors.map(\.cpu))
+        // Processors with threads of their own are stopped when the mail asks for it.
+        if !virtualMachine.runsConcurrently { control.setProcessors(processors.map(\.cpu)) }
     }
 
     /// A machine that will boot `kernel`.
@@ -110,14 +126,14 @@ public final class Machine {
     ///   - disks: one for each of the configuration's, open; the machine closes them.
     ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
-    ///   - engine: how the software CPU runs it.
+    ///   - backend: what runs the processors.
     public static func boot(
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
-        scratchFolder: String, trigger: FreezeTrigger? = nil, engine: SoftwareEngine = .standard
+        scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         let machine = try Machine(
-            configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: trigger, engine: engine)
+            configuration, bootFiles: .loaded(kernel: kernel, initramfs: initramfs), disks: disks,
+            scratchFolder: scratchFolder, trigger: trigger, backend: backend)
         try machine.loadBootImage()
         try machine.resetProcessors()
         return machine
@@ -133,9 +149,10 @@ public final class Machine {
 
     /// Puts firmware, kernel, initramfs and command line into memory.
     func loadBootImage() throws(MachineError) {
+        let files = try bootFiles.read()
         do {
             var image = BootImage(
-                kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
+                kernel: files.kernel, initramfs: files.initramfs, commandLine: configuration.commandLine)
             try image.load(
                 into: memory, rsdp: ACPITables.rootPointer,
                 reserved: PlatformLayout.reserved.map { ReservedRange(start: $0.start, size: $0.size) })
@@ -166,6 +183,7 @@ public final class Machine {
     /// A guest reboot: everything at power-on, the kernel loaded again.
     func reboot() throws(MachineError) {
         virtio.reset()
+        threads.forgetEnds()
         do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
         events.reset()
         try loadBootImage()

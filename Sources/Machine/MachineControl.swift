@@ -20,6 +20,8 @@ public final class MachineControl: Sendable {
         case resume(Promise<Bool>)
         case snapshot(SnapshotOrder)
         case adjust(MachineAdjustment, Promise<Result<Bool, MachineError>>)
+        /// Memory that is read as it is used could not be read.
+        case memoryLost
         /// The bundle that was begun is written, or not.
         case written(Result<SnapshotReport, MachineError>)
         case stop
@@ -113,6 +115,9 @@ public final class MachineControl: Sendable {
         if isClosed { Self.refuse(request) } else { notify() }
     }
 
+    /// A chunk of memory was damaged: the machine must not go on.
+    func noteLostMemory() { post(.memoryLost) }
+
     private func notify() {
         flag.store(true, ordering: .releasing)
         wake.set()
@@ -158,7 +163,7 @@ public final class MachineControl: Sendable {
         case .pause(let done), .resume(let done): done.deliver(false)
         case .snapshot(let order): order.result.deliver(.failure(.ended))
         case .adjust(_, let done): done.deliver(.failure(.ended))
-        case .written, .stop: break
+        case .written, .stop, .memoryLost: break
         }
     }
 }

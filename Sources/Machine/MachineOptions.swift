@@ -2,6 +2,7 @@
 // What a caller decides about a machine's run that is not part of its configuration.
 
 public import Bundle
+internal import X86
 
 /// Where the guest's wall clock stands when a restored machine goes on.
 public enum ClockReset: Equatable, Sendable {
@@ -94,11 +95,14 @@ public enum MachineConsole: String, CaseIterable, Sendable {
     case hvc0
 }
 
-/// The CPU models that every machine here can have.
-public enum CPUModel {
-    public static let known = ["x86-64-v2"]
+/// The names of the CPU models that machines can have.
+public enum CPUModelName {
+    public static let known = CPUModel.allCases.map(\.rawValue)
 
-    static func check(_ name: String) throws(MachineError) {
-        guard known.contains(name) else { throw .unknownCPUModel(name, known: known.joined(separator: ", ")) }
+    static func model(_ name: String) throws(MachineError) -> CPUModel {
+        guard let model = CPUModel(rawValue: name) else {
+            throw .unknownCPUModel(name, known: known.joined(separator: ", "))
+        }
+        return model
     }
 }

@@ -6,7 +6,6 @@ internal import Boot
 internal import Devices
 internal import GuestMemory
 internal import Hypervisor
-public import HypervisorSoftware
 internal import Snapshot
 internal import X86
 
@@ -14,33 +13,42 @@ extension Machine {
     /// The machine in `bundle`, named `name` (nil: as it was named), at the instant of its snapshot. Its disks get overlays
     /// in `scratchFolder`, which end with it; its network is the one that it had, but for what `network` says.
     ///
+    /// `backend` runs its processors, whichever ran them before.
+    ///
     /// A machine comes into being only when every layer has taken its state: when this throws, nothing has run.
     public static func restore(
         _ bundle: BundleReader, name: String? = nil, clock reset: ClockReset = .now,
-        network: NetworkChange = .init(), scratchFolder: String, engine: SoftwareEngine = .standard
+        network: NetworkChange = .init(), scratchFolder: String, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         var configuration = bundle.manifest.configuration
         if let name { configuration.name = name }
         try network.apply(to: &configuration)
-        try CPUModel.check(configuration.cpuModel)
-        let (kernel, initramfs) = try loading { () throws(BundleError) in
-            (try bundle.kernel(), try bundle.initramfs())
-        }
+        _ = try CPUModelName.model(configuration.cpuModel)
         let disks = try loading { () throws(BundleError) in try bundle.openDisks(scratchFolder: scratchFolder) }
         let machine = try Machine(
-            configuration, kernel: kernel, initramfs: initramfs, disks: disks, scratchFolder: scratchFolder,
-            trigger: nil, engine: engine)
+            configuration, bootFiles: .bundle(bundle), disks: disks, scratchFolder: scratchFolder, trigger: nil,
+            backend: backend)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
         try machine.restoreStates(from: bundle)
         do throws(BootError) { try BootImage.loadROM(into: machine.memory) } catch { throw .boot("\(error)") }
-        try loading { () throws(BundleError) in try bundle.restoreMemory(into: machine.memory) }
+        try loading { () throws(BundleError) in try machine.restoreMemory(from: bundle) }
         try machine.enterNewGeneration()
         return machine
     }
 
     private static func loading<Value>(_ body: () throws(BundleError) -> Value) throws(MachineError) -> Value {
         do throws(BundleError) { return try body() } catch { throw .bundle(error.description) }
+    }
+
+    /// Memory is read as it is used; at once where the host cannot tell of that.
+    private func restoreMemory(from bundle: BundleReader) throws(BundleError) {
+        #if os(Linux)
+            let control = control
+            lazyMemory = try bundle.fillAsUsed(memory) { control.noteLostMemory() }
+            if lazyMemory != nil { return }
+        #endif
+        try bundle.restoreMemory(into: memory)
     }
 
     private func restoreStates(from bundle: BundleReader) throws(MachineError) {

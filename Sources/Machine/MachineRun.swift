@@ -12,14 +12,18 @@ extension Machine {
     /// Runs the machine on the calling thread until it ends.
     public func run() -> MachineEnd {
         applyClockReset()
-        clock.resume()
         control.setActivity(.running)
-        let end = loop()
-        clock.pause()
+        var end = virtualMachine.runsConcurrently ? loopConcurrently() : loop()
+        // Whatever a guest did whose memory was not whole, that is why.
+        if let memoryFailure { end = .failed(memoryFailure) }
+        stopTime()
         flushConsole()
         // Somebody may still wait for a snapshot that is being written: the writer only reads memory, let it finish.
         finishFreeze()
         virtio.drain()
+        #if os(Linux)
+            lazyMemory?.stop()
+        #endif
         closingFailures = virtio.close()
         control.close()
         return end
@@ -32,7 +36,7 @@ extension Machine {
         case .keep, nil: return
         }
         clockReset = nil
-        for processor in processors { processor.cpu.guestTimeChanged() }
+        timeHasJumped = true
     }
 
     private func loop() -> MachineEnd {
@@ -42,6 +46,7 @@ extension Machine {
                 control.wake.wait()
                 continue
             }
+            if let failure = startTime() { return failure }
             if inputWaits { feedInput() }
             let now = clock.now
             virtio.poll(now: now)
@@ -109,7 +114,7 @@ extension Machine {
 
     // MARK: What the guest asked for
 
-    private func handleEvents() -> MachineEnd? {
+    func handleEvents() -> MachineEnd? {
         if events.triggerSeen, let trigger { return freeze(at: trigger) }
         if events.powerOffRequested { return .poweredOff }
         do throws(MachineError) {
@@ -156,9 +161,10 @@ extension Machine {
 
     // MARK: What others asked for
 
-    private func handleMail() -> MachineEnd? {
+    func handleMail() -> MachineEnd? {
         inputWaits = true
         var isStopped = false
+        var lostMemory: String?
         for request in control.takeRequests() {
             switch request {
             case .stop:
@@ -175,22 +181,25 @@ extension Machine {
                 beginFreeze(order)
             case .adjust(let adjustment, let done):
                 done.deliver(adjust(adjustment))
+            case .memoryLost:
+                lostMemory = memoryFailure
             case .written(let result):
                 endFreeze(result)
             }
         }
+        if let lostMemory { return .failed(lostMemory) }
         return isStopped ? .stopped : nil
     }
 
-    /// Stops or starts guest time, and tells what the machine does, after a change of `isPaused` or `freeze`.
+    /// Stops guest time, which the loop lets go on otherwise, and tells what the machine does, after a change of `isPaused` or `freeze`.
     func updateHold() {
-        if isPaused { clock.pause() } else { clock.resume() }
+        if isPaused || freeze?.holdsGuest == true { stopTime() }
         control.setActivity(freeze != nil ? .freezing : isPaused ? .paused : .running)
     }
 
     // MARK: Console
 
-    private func feedInput() {
+    func feedInput() {
         let terminal = configuration.console == MachineConsole.hvc0.rawValue ? virtio.console : nil
         let space = terminal?.receiveSpace(port: 0) ?? platform.serial.receiveSpace
         guard space > 0 else { return }

@@ -17,7 +17,7 @@ extension Machine {
 
     /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
     private func frozen(
-        memory source: any MemorySource, options: SnapshotOptions
+        memory source: any MemorySource, files: (kernel: [UInt8], initramfs: [UInt8]), options: SnapshotOptions
     ) throws(MachineError) -> FrozenMachine {
         let disks = try virtio.freezeDisks(scratchFolder: scratchFolder, aboveBases: options.refersToBases)
         let requested = GuestClock.hostMonotonic()
@@ -35,8 +35,8 @@ extension Machine {
             throw .bundle(error.description)
         }
         var contents = BundleContents(
-            configuration: configuration, parent: parent, states: states, kernel: kernel, initramfs: initramfs,
-            memory: source)
+            configuration: configuration, parent: parent, states: states, kernel: files.kernel,
+            initramfs: files.initramfs, memory: source)
         for (index, disk) in disks.enumerated() {
             contents.configuration.disks[index].size = disk.size
             let bases = options.refersToBases ? virtio.disks[index].disk.bases : []
@@ -57,18 +57,24 @@ extension Machine {
             return
         }
         flushConsole()
-        let since = GuestClock.hostMonotonic()
         freeze = Freeze(order: order, wasPaused: isPaused)
         if order.options.endsMachine { isPaused = true }
-        clock.pause()
+        let files: (kernel: [UInt8], initramfs: [UInt8])
+        do throws(MachineError) {
+            files = try bootFiles.read()
+            if !virtualMachine.announcesMemoryChanges { try readAllMemory() }
+        } catch {
+            endFreeze(.failure(error))
+            return
+        }
+        let since = GuestClock.hostMonotonic()
+        stopTime()
         control.setActivity(.freezing)
         defer { updateHold() }
         do throws(MachineError) {
             // What the guest has asked for and not been told of is done first: no request is in two machines.
             virtio.drain()
-            let view = memory.freeze()
-            virtualMachine.announceMemoryChanges()
-            let frozen = try frozen(memory: view, options: order.options)
+            let frozen = try frozen(memory: memoryView(), files: files, options: order.options)
             freeze?.pauseNanoseconds = GuestClock.hostMonotonic() - since
             let control = control
             try HostThread.start {
@@ -77,6 +83,37 @@ extension Machine {
         } catch {
             endFreeze(.failure(error))
         }
+    }
+
+    /// Reads what is still in the bundle that the machine was restored from.
+    private func readAllMemory() throws(MachineError) {
+        #if os(Linux)
+            guard let lazyMemory else { return }
+            do throws(BundleError) { try lazyMemory.fillAll() } catch { throw .bundle(error.description) }
+        #endif
+    }
+
+    /// Why memory could not be read.
+    var memoryFailure: String? {
+        #if os(Linux)
+            return lazyMemory?.failure?.description
+        #else
+            return nil
+        #endif
+    }
+
+    /// Memory as it is now, while the guest goes on; where the host has no such view, the guest stands until it is written.
+    private func memoryView() -> any MemorySource {
+        if virtualMachine.announcesMemoryChanges {
+            let view = memory.freeze()
+            virtualMachine.announceMemoryChanges()
+            return view
+        }
+        #if os(Linux)
+            if let twin = try? MemoryTwin(of: memory) { return twin }
+        #endif
+        freeze?.holdsGuest = true
+        return memory
     }
 
     /// The bundle is written, or not: the guest goes on either way.
@@ -113,11 +150,11 @@ extension Machine {
     func freeze(at trigger: FreezeTrigger) -> MachineEnd {
         flushConsole()
         let since = GuestClock.hostMonotonic()
-        clock.pause()
+        stopTime()
         control.setActivity(.freezing)
         do throws(MachineError) {
             virtio.drain()
-            var report = try frozen(memory: memory, options: trigger.options).write(
+            var report = try frozen(memory: memory, files: try bootFiles.read(), options: trigger.options).write(
                 to: trigger.path, progress: trigger.progress
             ).get()
             report.pauseNanoseconds = GuestClock.hostMonotonic() - since

@@ -48,6 +48,8 @@ public struct MachineStatistics: Equatable, Sendable {
     /// Nanoseconds inside virtual processors.
     public var runNanoseconds: UInt64 = 0
     public var reboots: UInt64 = 0
+    /// Accesses to devices, where processors have threads of their own.
+    public var accesses: UInt64 = 0
 
     public init() {}
 }

@@ -112,12 +112,14 @@ final class MachineVirtio {
     /// Waits until no request is under way.
     func drain() { for disk in disks { disk.drain() } }
 
+    /// Become readable when requests of disks end that are under way.
+    var requestDescriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
+
     /// What the machine's thread waits for: descriptors that become readable when there is something to `poll`, and the
     /// nanoseconds after which there is in any case.
     func prepareToWait() -> (descriptors: [Int32], nanoseconds: UInt64?) {
         let network = network?.prepareToWait()
-        let requests = disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil }
-        return (requests + [vsock?.descriptor, network?.descriptor].compactMap(\.self), network?.nanoseconds)
+        return (requestDescriptors + [vsock?.descriptor, network?.descriptor].compactMap(\.self), network?.nanoseconds)
     }
 
     /// Views of all disks as they are now, with nothing under way.

@@ -7,6 +7,8 @@ public import Snapshot
 
 /// Bytes that one device's registers take on the bus.
 public let virtioWindowSize: UInt64 = 0x200
+/// Where in it the driver notifies a queue. Spec: virtio 1.2 §4.2.2, QueueNotify.
+public let queueNotifyOffset = MMIORegister.queueNotify.rawValue
 
 /// A device at its place on the bus, whatever kind it is.
 public protocol VirtioSlot: BusDevice {
@@ -14,6 +16,8 @@ public protocol VirtioSlot: BusDevice {
     var layerName: String { get }
     /// Power-on.
     func reset()
+    /// The driver has notified queues; which ones is not known.
+    func notifyQueues()
     var stateType: any (Codable & Sendable).Type { get }
     func saveState() -> any Codable & Sendable
     /// Refuses a state that the device could not have saved; otherwise returns what takes it over.
@@ -136,6 +140,8 @@ public final class MMIOTransport<Device: VirtioDevice>: VirtioSlot, VirtioTransp
         guard isActive, index < UInt32(queues.count), queues[Int(index)].isReady else { return }
         device.notify(queue: Int(index))
     }
+
+    public func notifyQueues() { for index in queues.indices { notify(UInt32(index)) } }
 
     private func setDriverFeatures(_ value: UInt32) {
         guard status & Status.featuresOK == 0, driverFeaturesSelect < 2 else { return }

@@ -79,6 +79,26 @@ public enum ActivityState: String, Codable, Equatable, Sendable {
     case shutdown
 }
 
+/// An exception or interrupt whose delivery through the IDT had begun: it comes before the next instruction.
+public struct PendingEvent: Codable, Equatable, Sendable {
+    public enum Kind: String, Codable, Sendable {
+        case exception
+        /// INT n, INT3, INTO; RIP is behind the instruction.
+        case software
+        case external
+    }
+
+    public var vector: UInt8
+    public var kind: Kind
+    public var errorCode: UInt32?
+
+    public init(vector: UInt8, kind: Kind, errorCode: UInt32? = nil) {
+        self.vector = vector
+        self.kind = kind
+        self.errorCode = errorCode
+    }
+}
+
 /// Everything the guest can observe of one processor, but for its local APIC.
 public struct CPUState: Codable, Equatable, Sendable {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
@@ -106,6 +126,7 @@ public struct CPUState: Codable, Equatable, Sendable {
     public var nmiPending = false
     /// Between the delivery of a non-maskable interrupt and the next IRET.
     public var nmiBlocked = false
+    public var pendingEvent: PendingEvent?
 
     /// The state after power-on or RESET#. SDM volume 3, table 10-1.
     public static var reset: CPUState {

@@ -42,10 +42,34 @@ struct MachineName: Equatable, ExpressibleByArgument, CustomStringConvertible {
     var description: String { text }
 }
 
-/// What runs the guest's instructions.
-enum Accelerator: String, ExpressibleByArgument, CaseIterable {
-    case auto
-    case software
+extension Accelerator: ExpressibleByArgument {}
+
+/// What `boot` and `restore` have in common about processors.
+struct AccelerationArguments: ParsableArguments {
+    /// What was asked for; for `auto`, what this host was found to be good for since it was started.
+    var chosen: BackendOptions { BackendOptions(accelerator: accelerator, engine: cpuEngine) }
+
+    private var accelerator: Accelerator {
+        guard accel == .auto else { return accel }
+        guard let folder = try? RuntimeFolder.own() else { return Accelerator.measured() }
+        if let known = folder.knownAccelerator { return known }
+        let measured = Accelerator.measured()
+        folder.remember(measured)
+        return measured
+    }
+
+    @Option(
+        help: ArgumentHelp(
+            "What runs the guest: auto, kvm, or software, the CPU of smolvmm's own.",
+            discussion: """
+                auto takes KVM where it runs guests on the processor itself, which it tries; 'smolvmm doctor' tells what it \
+                finds. A bundle does not care: it restores under either.
+                """,
+            valueName: "name"))
+    var accel = Accelerator.auto
+
+    @Option(help: ArgumentHelp("How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    var cpuEngine = SoftwareEngine.standard
 }
 
 extension MachineConsole: ExpressibleByArgument {}

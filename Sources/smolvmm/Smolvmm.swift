@@ -36,7 +36,7 @@ struct Smolvmm: ParsableCommand {
             BootCommand.self, SnapshotCommand.self, RestoreCommand.self, RunCommand.self, ExecCommand.self,
             CopyCommand.self, LogsCommand.self, ListCommand.self, PauseCommand.self,
             ResumeCommand.self, StopCommand.self, BalloonCommand.self, GrowDiskCommand.self, InspectCommand.self,
-            VerifyCommand.self, DiskCommand.self, BenchCPUCommand.self,
+            VerifyCommand.self, DiskCommand.self, DoctorCommand.self, BenchCPUCommand.self,
         ])
 }
 

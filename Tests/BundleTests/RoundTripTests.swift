@@ -19,9 +19,10 @@ private final class SplitMemory: MemorySource {
         (start: GuestPhysicalAddress(4 << 30), size: UInt64((1 << 20) + 4096)),
     ]
 
-    func read(at address: GuestPhysicalAddress, into buffer: UnsafeMutableRawBufferPointer) {
+    func read(at address: GuestPhysicalAddress, into buffer: UnsafeMutableRawBufferPointer) -> Bool {
         let fill: UInt8 = address.rawValue >= 4 << 30 ? 0xaa : 0
         for index in 0..<buffer.count { unsafe buffer[index] = fill }
+        return true
     }
 }
 

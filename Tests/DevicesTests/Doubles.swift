@@ -51,7 +51,8 @@ extension GuestClock {
     /// A clock that stands at guest time 1 s and the given second since 1970.
     static func standing(at second: UInt64 = 1_700_000_000) throws -> GuestClock {
         let clock = GuestClock()
-        try clock.restoreState(.init(nanoseconds: 1_000_000_000, wallClock: second * 1_000_000_000))
+        try clock.restoreState(
+            .init(nanoseconds: 1_000_000_000, wallClock: second * 1_000_000_000, timeStampCounter: 1_000_000_000))
         return clock
     }
 

@@ -73,6 +73,7 @@ struct StateTests {
         state.interruptShadow = true
         state.nmiPending = true
         state.nmiBlocked = true
+        state.pendingEvent = PendingEvent(vector: 14, kind: .exception, errorCode: 6)
         return state
     }
 

@@ -29,7 +29,7 @@ struct CommandLineTests {
         #expect(command.memory.bytes == 256 << 20)
         #expect(command.cpus == 1)
         #expect(command.cpu == "x86-64-v2")
-        #expect(command.accel == .auto)
+        #expect(command.acceleration.accel == .auto)
         #expect(command.snapshotWhen == nil)
         #expect(command.fullCommandLine == "console=ttyS0 panic=-1")
     }
@@ -42,7 +42,7 @@ struct CommandLineTests {
         #expect(command.memory.bytes == 1 << 30)
         #expect(command.cpus == 2)
         #expect(command.fullCommandLine == "console=ttyS0 panic=-1 quiet x=1")
-        #expect(command.accel == .software)
+        #expect(command.acceleration.accel == .software)
         #expect(command.snapshotWhen == "READY")
         #expect(command.output == "f")
     }
@@ -50,7 +50,7 @@ struct CommandLineTests {
     @Test(arguments: [
         ["boot"], ["boot", "k"], ["boot", "k", "i", "--memory", "256"], ["boot", "k", "i", "--memory", "512K"],
         ["boot", "k", "i", "--memory", "2T"], ["boot", "k", "i", "--cpus", "0"], ["boot", "k", "i", "--cpus", "65"],
-        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "kvm"],
+        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "xen"],
         ["boot", "k", "i", "--name", "../x"],
         ["boot", "k", "i", "--snapshot-when", "X"], ["boot", "k", "i", "-o", "f"],
         ["boot", "k", "i", "--snapshot-when", "", "-o", "f"], ["snapshot", "n"], ["snapshot", "-o", "f"],

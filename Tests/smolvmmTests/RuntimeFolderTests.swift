@@ -30,7 +30,7 @@ final class TemporaryFolder {
         if let folder = try? RuntimeFolder(path: path), let names = try? folder.names() {
             for name in names { unsafe _ = unlink(folder.socketPath(name)) }
         }
-        unsafe _ = unlink(path + "/.lock")
+        for file in ["/.lock", "/.accelerator"] { unsafe _ = unlink(path + file) }
         unsafe _ = rmdir(path)
     }
 
@@ -104,6 +104,22 @@ struct RuntimeFolderTests {
         let listener = try folder.claim(name("again"))
         #expect(try folder.connect(name("again")) != nil)
         _ = listener
+    }
+
+    @Test func `what auto was found to mean is remembered, and not believed of another host`() throws {
+        let temporary = try TemporaryFolder()
+        let folder = try RuntimeFolder(path: temporary.path)
+        #expect(folder.knownAccelerator == nil)
+        folder.remember(.kvm)
+        #expect(folder.knownAccelerator == .kvm)
+        folder.remember(.software)
+        #expect(folder.knownAccelerator == .software)
+        #expect(try temporary.mode(of: "/.accelerator") == 0o600)
+        #expect(try folder.names().isEmpty)
+        let file = unsafe open(folder.path + "/.accelerator", O_WRONLY | O_TRUNC)
+        writeAll("kvm 00000000-0000-0000-0000-000000000000open", to: file)
+        close(file)
+        #expect(folder.knownAccelerator == nil)
     }
 
     @Test func `a path that is too long for a socket is refused with what to do`() throws {

@@ -3,11 +3,10 @@
 
 public import Bus
 public import Hypervisor
-public import Snapshot
 public import X86
 
 /// One processor's local APIC. `hasPendingInterrupt` is a stored value: every change of a register keeps it right.
-public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, PlatformDevice {
+public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, LocalAPICLayer {
     // MARK: State
 
     public typealias State = LocalAPICState
@@ -49,9 +48,11 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
         self.index = index
         self.clock = clock
         self.fabric = fabric
-        layerName = "apic\(index)"
+        layerName = Self.layerName(index)
         base = LocalAPICState.reset(id: UInt32(index)).apicBase
     }
+
+    static func layerName(_ index: Int) -> String { "apic\(index)" }
 
     private var isEnabled: Bool { base & Base.enabled != 0 }
     /// Bit 8 of the spurious vector register; without it only INIT, NMI and start-up messages are taken.
@@ -116,7 +117,7 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
             return timer.tscDeadline
         }
         set {
-            timer.setDeadline(newValue)
+            timer.setDeadline(newValue, instant: clock.nanoseconds(ofTimeStamp: newValue))
             synchronizeTimer(clock.now)
         }
     }
@@ -271,7 +272,7 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
                 lvtInterrupt0.rawValue &= ~LocalVector.remoteRequest
                 if interrupt0Level { raiseLocalInterrupt0() }
             }
-            fabric?.broadcastEndOfInterrupt(vector: vector)
+            fabric?.endOfInterrupt(vector: vector)
         }
         updatePending()
     }
@@ -436,37 +437,6 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
         return state
     }
 
-    public func validate(_ state: LocalAPICState) throws(SnapshotError) {
-        try check(state.id == UInt32(index), "id", state.id, "\(index)")
-        let base = LocalAPICState.reset(id: UInt32(index)).apicBase
-        try check(state.apicBase | Base.enabled == base, "apicBase", state.apicBase, "\(base) but for bit 11")
-        try check("taskPriority", state.taskPriority, within: 0xff)
-        try check("logicalDestination", state.logicalDestination, within: 0xff00_0000)
-        try check("destinationFormat", ~state.destinationFormat, within: ~Self.destinationFormatFixed)
-        try check("spuriousVector", state.spuriousVector, within: Self.spuriousMask)
-        try check("errorStatus", state.errorStatus, within: Errors.all.rawValue)
-        try check("pendingErrors", state.pendingErrors, within: Errors.all.rawValue)
-        for (field, words) in [
-            ("inService", state.inService), ("requested", state.requested), ("levelTriggered", state.levelTriggered),
-        ] {
-            try check(words.count == 8, field, words.count, "eight words")
-            // Vectors below 16 are never accepted.
-            try check(words[0] & 0xffff == 0, field, words[0], "without vectors 0 to 15")
-        }
-        try check("interruptCommand", state.interruptCommand, within: InterruptCommand.writable)
-        try check("lvtTimer", state.lvtTimer, within: LocalVector.timerWritable)
-        try check("lvtThermal", state.lvtThermal, within: LocalVector.eventWritable)
-        try check("lvtPerformance", state.lvtPerformance, within: LocalVector.eventWritable)
-        try check("lvtInterrupt0", state.lvtInterrupt0, within: LocalVector.pinWritable | LocalVector.remoteRequest)
-        try check("lvtInterrupt1", state.lvtInterrupt1, within: LocalVector.pinWritable)
-        try check("lvtError", state.lvtError, within: LocalVector.errorWritable)
-        try check("divideConfiguration", state.divideConfiguration, within: LocalAPICTimer.divideWritable)
-        if let start = state.timerStart {
-            try check("timerStart", instant: start)
-            try check(state.initialCount != 0, "initialCount", state.initialCount, "above 0 while the timer runs")
-        }
-    }
-
     public func assign(_ state: LocalAPICState) {
         base = state.apicBase
         taskPriority = state.taskPriority
@@ -487,7 +457,8 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
         lvtError = LocalVector(rawValue: state.lvtError)
         timer = LocalAPICTimer(
             mode: lvtTimer.timerMode, initialCount: state.initialCount,
-            divideConfiguration: state.divideConfiguration, start: state.timerStart, deadline: state.tscDeadline)
+            divideConfiguration: state.divideConfiguration, start: state.timerStart, deadline: state.tscDeadline,
+            instant: clock.nanoseconds(ofTimeStamp: state.tscDeadline))
         externalPending = state.externalPending
         updatePending()
         updateDeadline()

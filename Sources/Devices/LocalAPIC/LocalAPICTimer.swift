@@ -3,7 +3,7 @@
 
 internal import Hypervisor
 
-/// Counts guest nanoseconds: the bus clock and the time stamp counter are both 1 GHz.
+/// Counts guest nanoseconds: the bus clock is 1 GHz.
 struct LocalAPICTimer {
     /// A periodic timer fires at most this often (nanoseconds), so that a guest cannot make the host spin.
     static let shortestPeriod: UInt64 = 20_000
@@ -15,16 +15,22 @@ struct LocalAPICTimer {
     /// Guest nanoseconds at which the running count began.
     private(set) var start: UInt64?
     private(set) var tscDeadline: UInt64 = 0
+    /// Guest nanoseconds at which the time stamp counter reaches `tscDeadline`.
+    private var tscInstant: UInt64 = 0
 
     init() {}
 
-    init(mode: LocalAPIC.TimerMode, initialCount: UInt32, divideConfiguration: UInt32, start: UInt64?, deadline: UInt64)
-    {
+    /// - Parameter instant: guest nanoseconds at which the time stamp counter reaches `deadline`.
+    init(
+        mode: LocalAPIC.TimerMode, initialCount: UInt32, divideConfiguration: UInt32, start: UInt64?, deadline: UInt64,
+        instant: UInt64
+    ) {
         self.mode = mode
         self.initialCount = initialCount
         self.divideConfiguration = divideConfiguration
         self.start = start
         tscDeadline = deadline
+        tscInstant = instant
     }
 
     /// Nanoseconds a count.
@@ -41,7 +47,7 @@ struct LocalAPICTimer {
         switch mode {
         case .oneShot: start.map { $0 &+ period }
         case .periodic: start.map { $0 &+ max(period, Self.shortestPeriod) }
-        case .tscDeadline: tscDeadline == 0 ? nil : tscDeadline
+        case .tscDeadline: tscDeadline == 0 ? nil : tscInstant
         case .reserved: nil
         }
     }
@@ -73,9 +79,10 @@ struct LocalAPICTimer {
         start = count == 0 ? nil : now
     }
 
-    mutating func setDeadline(_ value: UInt64) {
+    /// - Parameter instant: guest nanoseconds at which the time stamp counter reaches `value`.
+    mutating func setDeadline(_ value: UInt64, instant: UInt64) {
         // In the other modes the register does nothing and reads as 0.
-        if mode == .tscDeadline { tscDeadline = value }
+        if mode == .tscDeadline { (tscDeadline, tscInstant) = (value, instant) }
     }
 
     mutating func setMode(_ new: LocalAPIC.TimerMode) {

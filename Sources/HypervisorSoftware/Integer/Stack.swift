@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // PUSH, POP and their relatives, flag instructions, and what only 16- and 32-bit code has. Intel SDM volume 2.
 
+import X86
+
 extension Core {
     /// Runs `body`; if it throws, RSP is as it was before.
     private mutating func keepingStackPointer(_ body: (inout Core) throws(Fault) -> Void) throws(Fault) {

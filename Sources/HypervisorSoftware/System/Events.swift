@@ -27,6 +27,17 @@ struct Event {
         kind = .exception
     }
 
+    init(_ pending: PendingEvent) {
+        vector = pending.vector
+        errorCode = pending.errorCode
+        kind =
+            switch pending.kind {
+            case .exception: .exception
+            case .software: .software
+            case .external: .external
+            }
+    }
+
     /// Exceptions whose failing delivery makes a double fault. SDM volume 3, table 6-5.
     var isContributory: Bool { kind == .exception && (vector == 0 || (10...13).contains(vector)) }
     var isPageFault: Bool { kind == .exception && vector == 14 }

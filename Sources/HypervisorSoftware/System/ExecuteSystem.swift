@@ -153,7 +153,7 @@ extension Core {
     private mutating func timeStamp(_ operation: Operation) throws(Fault) {
         if operation == .rdpmc { throw .generalProtection(0) }
         if cr4 & ControlRegister4.timeStampDisable != 0, privilege != 0 { throw .generalProtection(0) }
-        let value = clock.now
+        let value = clock.timeStampCounter
         self[gpr: RegisterIndex.rax] = value & 0xffff_ffff
         self[gpr: RegisterIndex.rdx] = value >> 32
         if operation == .rdtscp { self[gpr: RegisterIndex.rcx] = msr.tscAux & 0xffff_ffff }

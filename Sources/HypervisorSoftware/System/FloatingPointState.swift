@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // FXSAVE, FXRSTOR and when x87 and SSE instructions may run at all. Intel SDM volume 1, 10.5; volume 3, 2.5.
 
+import X86
+
 extension Core {
     /// Throws #UD or #NM where an SSE or MMX instruction does, and #MF for a pending x87 error before MMX.
     mutating func checkVectorAvailable(mmx: Bool) throws(Fault) {

@@ -37,10 +37,26 @@ private enum MSR {
     static let amdSystemConfiguration: UInt32 = 0xc001_0010
 }
 
+/// How kvm-clock makes nanoseconds of ticks: shifted left by `shift` (right when it is negative), then times `multiplier`
+/// as a fraction of 2^32.
+private struct TimeScale {
+    private(set) var multiplier: UInt32
+    private(set) var shift: Int8 = 0
+
+    /// - Parameter frequency: ticks a second, 1 to 2^63.
+    init(frequency: UInt64) {
+        let second: UInt64 = 1_000_000_000
+        var ticks = frequency
+        while ticks > second * 2 { (ticks, shift) = (ticks >> 1, shift - 1) }
+        while ticks <= second { (ticks, shift) = (ticks << 1, shift + 1) }
+        multiplier = UInt32(truncatingIfNeeded: (second << 32) / ticks)
+    }
+}
+
 extension Core {
     mutating func readMSR(_ number: UInt32) throws(Fault) -> UInt64 {
         switch number {
-        case MSR.timeStampCounter: clock.now
+        case MSR.timeStampCounter: clock.timeStampCounter
         case MSR.apicBase: interrupts.apicBase
         case MSR.tscDeadline: interrupts.tscDeadline
         case MSR.sysenterCS: msr.sysenterCS
@@ -132,18 +148,18 @@ extension Core {
         writeGuest(UInt32(truncatingIfNeeded: start % 1_000_000_000), at: address &+ 8)
     }
 
-    /// struct pvclock_vcpu_time_info. Guest TSC ticks are nanoseconds, so the scale is 1: a shift of 1 and half as a
-    /// 32-bit fraction. `stopped` tells the guest's watchdogs that time has passed while it did not run.
+    /// struct pvclock_vcpu_time_info. `stopped` tells the guest's watchdogs that time has passed while it did not run.
     mutating func writeKVMSystemTime(stopped: Bool) {
         guard msr.kvmSystemTime & 1 != 0 else { return }
         let address = msr.kvmSystemTime & ~1
         let now = clock.now
+        let scale = TimeScale(frequency: clock.tscFrequency)
         writeGuest(UInt32(2), at: address)
         writeGuest(UInt32(0), at: address &+ 4)
-        writeGuest(now, at: address &+ 8)  // tsc_timestamp
+        writeGuest(clock.timeStampCounter(at: now), at: address &+ 8)  // tsc_timestamp
         writeGuest(now, at: address &+ 16)  // system_time
-        writeGuest(UInt32(1 << 31), at: address &+ 24)  // tsc_to_system_mul
-        writeGuest(UInt8(1), at: address &+ 28)  // tsc_shift
+        writeGuest(scale.multiplier, at: address &+ 24)  // tsc_to_system_mul
+        writeGuest(UInt8(bitPattern: scale.shift), at: address &+ 28)  // tsc_shift
         writeGuest(UInt8(stopped ? 3 : 1), at: address &+ 29)  // flags: TSC stable, guest stopped
     }
 

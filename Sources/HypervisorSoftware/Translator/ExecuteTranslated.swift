@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs translated blocks, translates those that run often, and interprets the rest.
 
+import X86
+
 extension Core {
     /// Runs from RIP until the time slice ends or the processor's mode may have changed.
     mutating func execute() throws(Fault) {

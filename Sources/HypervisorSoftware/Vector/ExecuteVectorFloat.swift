@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs decoded SSE floating-point instructions: MXCSR and #XM. Intel SDM volume 1, 11.5.
 
+import X86
+
 extension Core {
     /// An operation that uses MXCSR and whose destination is the XMM register in ModRM.reg, or the flags.
     @inline(__always)

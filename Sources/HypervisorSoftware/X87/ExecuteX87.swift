@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Executes the x87 instructions: operands from registers and memory, faults, the result to `X87`. SDM volume 1, 8.3.
 
+import X86
+
 extension Core {
     /// Runs the x87 instruction `i`; its operation is an `X87Operation`, its immediate the 11-bit opcode (FOP).
     ///

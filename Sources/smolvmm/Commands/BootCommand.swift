@@ -4,7 +4,6 @@
 import ArgumentParser
 import Bundle
 import DiskImage
-import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -108,16 +107,11 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "The CPU model, a fixed set of features: \(CPUModel.known.joined(separator: ", ")).", valueName: "model"))
+            "The CPU model, a fixed set of features: \(CPUModelName.known.joined(separator: ", ")).", valueName: "model"
+        ))
     var cpu = "x86-64-v2"
 
-    @Option(help: ArgumentHelp("What runs the guest: auto or software, the CPU of smolvmm's own.", valueName: "name"))
-    var accel = Accelerator.auto
-
-    @Option(
-        help: ArgumentHelp(
-            "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
-    var cpuEngine = SoftwareEngine.standard
+    @OptionGroup var acceleration: AccelerationArguments
 
     @Option(
         help: ArgumentHelp(
@@ -142,8 +136,8 @@ struct BootCommand: ParsableCommand {
             throw ValidationError("--memory is \(memory): it must be whole MiB, from 1M to 1T")
         }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus is \(cpus): it must be 1 to 64") }
-        guard CPUModel.known.contains(cpu) else {
-            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModel.known.joined(separator: ", "))")
+        guard CPUModelName.known.contains(cpu) else {
+            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModelName.known.joined(separator: ", "))")
         }
         guard fullCommandLine.utf8.count < 2048, !cmdline.utf8.contains(0) else {
             throw ValidationError(
@@ -202,7 +196,7 @@ struct BootCommand: ParsableCommand {
             }
         let machine = try Machine.boot(
             configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
-            scratchFolder: HostFile.scratchFolder, trigger: trigger, engine: cpuEngine)
+            scratchFolder: HostFile.scratchFolder, trigger: trigger, backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
             detachment: detachment, awaitedText: snapshotWhen)

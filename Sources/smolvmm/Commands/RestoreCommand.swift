@@ -3,7 +3,6 @@
 
 import ArgumentParser
 import Bundle
-import HypervisorSoftware
 import Machine
 
 #if canImport(Glibc)
@@ -48,10 +47,7 @@ struct RestoreCommand: ParsableCommand {
             valueName: "user[,allow=DESTINATION]...|tap,ifname=NAME|none"))
     var net: NetworkArgument?
 
-    @Option(
-        help: ArgumentHelp(
-            "How the software CPU runs the guest: interpret or translate.", valueName: "name"))
-    var cpuEngine = SoftwareEngine.standard
+    @OptionGroup var acceleration: AccelerationArguments
 
     @Flag(help: .hidden)
     var stats = false
@@ -78,7 +74,7 @@ struct RestoreCommand: ParsableCommand {
         defer { server.remove() }
         let machine = try Machine.restore(
             bundle, name: name.text, clock: resetClock, network: networkChange,
-            scratchFolder: HostFile.scratchFolder, engine: cpuEngine)
+            scratchFolder: HostFile.scratchFolder, backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats,
             setsClock: resetClock == .now, detachment: detachment)

@@ -2,6 +2,7 @@
 // Which accesses a page permits, and what a fault reports. Intel SDM volume 3, 4.6 and 4.7.
 
 import Testing
+import X86
 
 @testable import HypervisorSoftware
 

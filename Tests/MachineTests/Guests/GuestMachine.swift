@@ -12,6 +12,12 @@ import TestSupport
 /// What runs the processors.
 enum Backend: String, CaseIterable {
     case software
+    case kvm
+
+    /// Those of this host; KVM only where it runs guests on the processor.
+    static let allCases: [Backend] = Accelerator.measured() == .kvm ? [.software, .kvm] : [.software]
+
+    var options: BackendOptions { BackendOptions(accelerator: self == .kvm ? .kvm : .software) }
 }
 
 /// The first letter of the command line of platform.S.
@@ -38,6 +44,8 @@ struct ErrandReport {
 enum GuestMachine {
     /// Seconds after which a guest that has not ended is stopped.
     private static let patience: UInt64 = 60
+    /// The plainest, for hosts whose KVM offers no more.
+    static let model = "x86-64"
 
     static func perform(
         _ errand: Errand, on backend: Backend, processors: Int = 1, trigger: FreezeTrigger? = nil,
@@ -47,15 +55,17 @@ enum GuestMachine {
         // SAFETY: the guest is as long as it says.
         let kernel = unsafe Array(UnsafeRawBufferPointer(start: guest.start, count: guest.size))
         let configuration = MachineConfiguration(
-            name: "guest", memoryBytes: 32 << 20, cpus: processors, cpuModel: "x86-64-v2", commandLine: errand.rawValue)
+            name: "guest", memoryBytes: 32 << 20, cpus: processors, cpuModel: model, commandLine: errand.rawValue)
         let machine = try Machine.boot(
-            configuration, kernel: kernel, initramfs: [], scratchFolder: "/var/tmp", trigger: trigger)
+            configuration, kernel: kernel, initramfs: [], scratchFolder: "/var/tmp", trigger: trigger,
+            backend: backend.options)
         return try run(machine, typing: input)
     }
 
     /// Goes on from a bundle; the guest gets `input` at once.
     static func resume(_ path: String, on backend: Backend, typing input: String) throws -> ErrandReport {
-        let machine = try Machine.restore(try BundleReader(path: path), scratchFolder: "/var/tmp")
+        let machine = try Machine.restore(
+            try BundleReader(path: path), scratchFolder: "/var/tmp", backend: backend.options)
         machine.control.sendInput(Array(input.utf8))
         return try run(machine, typing: "")
     }
