@@ -18,6 +18,7 @@ BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
 STREAM_SECONDS = 120
 ECHO_PORT = 7
+AGENT_PORT = 1024
 ECHO_BYTES = 64 << 20
 COPY_BYTES = 100 << 20
 COPY_SECONDS = 300
@@ -37,6 +38,12 @@ def booted(bench, name, memory="256M"):
             "smolvmm.run=test quiet") as machine:
         machine.expect(INIT, BOOT_SECONDS)
         machine.tick()
+        # The agent starts beside init, and may come after its first tick.
+        deadline = time.monotonic() + EXEC_SECONDS
+        while (stream := connect(bench, name, AGENT_PORT)) is None:
+            require(time.monotonic() < deadline, "the agent did not start")
+            time.sleep(0.02)
+        stream.close()
         yield machine
 
 
