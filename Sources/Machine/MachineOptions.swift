@@ -17,7 +17,7 @@ public enum ClockReset: Equatable, Sendable {
 public struct SnapshotOptions: Equatable, Sendable {
     /// Images under the machine's disks that nobody writes stay outside; the bundle has their paths and hashes.
     public var refersToBases = false
-    /// The machine does not go on: it stands while the bundle is written, and ends when it is.
+    /// The machine does not go on: it stands from then on, and whoever asked for it stops it when the bundle is written.
     public var endsMachine = false
 
     public init(refersToBases: Bool = false, endsMachine: Bool = false) {

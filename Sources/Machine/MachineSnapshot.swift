@@ -122,9 +122,7 @@ extension Machine {
         freeze = nil
         memory.thaw()
         virtio.thawDisks()
-        if ended.order.options.endsMachine {
-            if case .success = result { control.stop() } else { isPaused = ended.wasPaused }
-        }
+        if case .failure = result, ended.order.options.endsMachine { isPaused = ended.wasPaused }
         updateHold()
         switch result {
         case .success(var report):

@@ -84,7 +84,11 @@ private struct Conversation: Sendable {
         var reader = LineReader(limit: ControlCodec.longestLine)
         while true {
             while let line = reader.next() {
-                guard send(answer(line)) else { return }
+                let reply = answer(line)
+                let isHeard = send(reply)
+                // Not before the client has its answer: the process ends with the machine.
+                if reply.snapshot?.endsMachine == true { control.stop() }
+                guard isHeard else { return }
             }
             guard !reader.isOverlong, case .bytes(let bytes) = connection.receive() else { return }
             reader.append(bytes)
@@ -139,7 +143,9 @@ private struct Conversation: Sendable {
         defer {
             if isPrepared, !options.endsMachine { agent.proceed() }
         }
-        return try control.snapshot(to: path, options) { fraction in send(.progress(fraction)) }
+        var report = try control.snapshot(to: path, options) { fraction in send(.progress(fraction)) }
+        if options.endsMachine { report.endsMachine = true }
+        return report
     }
 
     private func waitForRemoval() {
