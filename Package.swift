@@ -25,6 +25,8 @@ let package = Package(
         .systemLibrary(name: "CLz4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .systemLibrary(name: "CAio", providers: [.apt(["libaio-dev"])]),
         .systemLibrary(name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
+        .target(name: "CAgentFiles"),
+        .target(name: "AgentProtocol", dependencies: ["CAgentFiles"]),
         .target(name: "HostThreads"),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
@@ -61,12 +63,13 @@ let package = Package(
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
+                "CHost", "AgentProtocol", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
         .target(name: "CBareGuests", path: "guest/bare"),
         .target(name: "TestSupport", path: "Tests/Support/TestSupport"),
+        .testTarget(name: "AgentProtocolTests", dependencies: ["AgentProtocol", "CAgentFiles", "TestSupport"]),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
         .testTarget(
             name: "HypervisorTests",

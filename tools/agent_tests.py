@@ -1,33 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End-to-end tests of vsock; end-to-end-test.py runs them."""
+"""End-to-end tests of vsock and of the guest's agent; end-to-end-test.py runs them."""
 
 import contextlib
 import hashlib
 import os
 import random
+import signal
 import socket
+import stat
+import subprocess
 import threading
+import time
 
-from harness import CACHE, INIT, Skip, require
+from harness import CACHE, INIT, Process, Skip, require
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
 STREAM_SECONDS = 120
 ECHO_PORT = 7
+AGENT_PORT = 1024
 ECHO_BYTES = 64 << 20
+COPY_BYTES = 100 << 20
+COPY_SECONDS = 300
+EXEC_SECONDS = 60
+# The statuses that `smolvmm exec --help` documents.
+REFUSED, NOT_FOUND, BY_SIGNAL = 125, 127, 128
 
 
 @contextlib.contextmanager
-def booted(bench, name):
+def booted(bench, name, memory="256M"):
     """A test guest with drivers, ticking, with an echo server at vsock port 7."""
     initramfs = CACHE / "initramfs-disk.cpio"
     if not initramfs.exists():
         raise Skip("guest/build-initramfs --modules was not run")
     with bench.start(
-            "boot", bench.kernel, initramfs, "--name", name, "--memory", "256M", "--accel", "software", "--cmdline",
+            "boot", bench.kernel, initramfs, "--name", name, "--memory", memory, "--accel", "software", "--cmdline",
             "smolvmm.run=test quiet") as machine:
         machine.expect(INIT, BOOT_SECONDS)
         machine.tick()
+        # The agent starts beside init, and may come after its first tick.
+        deadline = time.monotonic() + EXEC_SECONDS
+        while (stream := connect(bench, name, AGENT_PORT)) is None:
+            require(time.monotonic() < deadline, "the agent did not start")
+            time.sleep(0.02)
+        stream.close()
         yield machine
 
 
@@ -123,8 +139,7 @@ def vsock_survives_snapshots(bench):
         stream.shutdown(socket.SHUT_WR)
         with bench.restore(bundle, name=copy) as restored:
             # Before the first tick: new connections wait until the guest knows that the old ones have ended.
-            while not os.path.exists(vsock_path(bench, copy)):
-                require(restored.process.poll() is None, "the copy did not start")
+            wait_for_socket(bench, copy)
             echoes(connect(bench, copy, ECHO_PORT), 1 << 20)
             restored.tick(RESTORE_SECONDS)
         data = b""
@@ -133,4 +148,215 @@ def vsock_survives_snapshots(bench):
         require(data == b"y" * count + b"z" * 5000, f"{len(data)} of {count + 5000} bytes came back in the original")
 
 
-TESTS = [vsock_echoes, vsock_calls_the_host, vsock_survives_snapshots]
+def execute(bench, name, *words, options=(), status=0, given=b"", timeout=EXEC_SECONDS):
+    """Runs a command in a guest; returns its standard output and error."""
+    command = [str(bench.smolvmm), "exec", name, *options, "--", *words]
+    done = subprocess.run(command, input=given, capture_output=True, timeout=timeout, check=False)
+    require(
+        done.returncode == status,
+        f"{' '.join(command)}: status {done.returncode} instead of {status}: {done.stdout[-500:]!r} {done.stderr[-500:]!r}")
+    return done.stdout, done.stderr
+
+
+def commands_run(bench):
+    """exec runs commands with their status, streams, input, environment, user and folder, and says why when it cannot"""
+    name = bench.new_name()
+    with booted(bench, name):
+        output = execute(bench, name, "sh", "-c", "echo out; echo err >&2; exit 7", status=7)
+        require(output == (b"out\n", b"err\n"), f"the streams are {output}")
+        execute(bench, name, "sh", "-c", "kill -9 $$", status=BY_SIGNAL + 9)
+        given = random.Random(1).randbytes(300_000)
+        require(execute(bench, name, "cat", options=["-i"], given=given)[0] == given, "the input did not come back")
+        require(execute(bench, name, "cat", given=b"x")[0] == b"", "there is input without -i")
+        options = ["-e", "A=b c", "-e", "PATH=/bin:/nowhere", "-w", "/proc", "-u", "1000:5"]
+        output, _ = execute(bench, name, "sh", "-c", 'pwd; echo "$A"; echo $PATH; id', options=options)
+        require(
+            output.startswith(b"/proc\nb c\n/bin:/nowhere\nuid=1000 gid=5"), f"folder, environment or user: {output}")
+        for words, options, status, told in [
+                (["nothere"], [], NOT_FOUND, b"cannot run 'nothere'"), (["/proc"], [], 126, b"cannot run '/proc'"),
+                (["pwd"], ["-w", "/nowhere"], REFUSED, b"'/nowhere'"), (["pwd"], ["-u", "who"], REFUSED, b"'who'")]:
+            _, errors = execute(bench, name, *words, options=options, status=status)
+            require(told in errors, f"{words}: the message is {errors}")
+        # What the command leaves behind does not hold it up.
+        execute(bench, name, "sh", "-c", "sleep 600 & echo done")
+        bench.run("pause", name)
+        bench.run("resume", name)
+        execute(bench, name, "true")
+    _, errors = execute(bench, name, "true", status=REFUSED)
+    require(b"no machine" in errors, f"the message is {errors}")
+
+
+def without_an_agent(bench):
+    """exec says what is missing when the guest has no agent, and when it ends meanwhile"""
+    name = bench.new_name()
+    with bench.boot("test", name=name) as machine:
+        machine.expect(INIT, BOOT_SECONDS)
+        _, errors = execute(bench, name, "true", status=REFUSED)
+        require(b"no agent" in errors, f"the message is {errors}")
+    name = bench.new_name()
+    with booted(bench, name):
+        with Process([bench.smolvmm, "exec", name, "--", "sh", "-c", "echo begun; sleep 600"]) as command:
+            command.expect(rb"begun", EXEC_SECONDS)
+            bench.run("stop", name)
+            require(command.wait(30) == REFUSED, "the status is not smolvmm's own")
+            require("ended" in command.standard_error(), f"the message is {command.standard_error()}")
+
+
+def many_commands(bench):
+    """50 commands at once each get their own output and status"""
+    name = bench.new_name()
+    with booted(bench, name):
+        def start(number):
+            script = f"echo {number}; echo e{number} >&2; cat; exit {number}"
+            return subprocess.Popen(
+                [str(bench.smolvmm), "exec", name, "-i", "--", "sh", "-c", script], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        commands = [start(number) for number in range(50)]
+        for number, command in enumerate(commands):
+            output = command.communicate(f"in{number}".encode(), timeout=STREAM_SECONDS)
+            require(output == (f"{number}\nin{number}".encode(), f"e{number}\n".encode()), f"{number}: {output}")
+            require(command.returncode == number, f"{number}: status {command.returncode}")
+
+
+def signals_and_terminals(bench):
+    """signals reach the command; with -t it has a terminal of the caller's size whose keys work"""
+    name = bench.new_name()
+    with booted(bench, name):
+        script = "trap 'echo caught; exit 5' TERM; echo begun; while :; do sleep 0.1; done"
+        with Process([bench.smolvmm, "exec", name, "--", "sh", "-c", script]) as command:
+            command.expect(rb"begun", EXEC_SECONDS)
+            command.process.send_signal(signal.SIGTERM)
+            command.expect(rb"caught", EXEC_SECONDS)
+            require(command.wait(EXEC_SECONDS) == 5, "the status is not the command's")
+        with Process([bench.smolvmm, "exec", name, "-i", "-t", "--", "sh"], terminal=True) as command:
+            command.expect(rb"# ", EXEC_SECONDS)
+            subprocess.run(["stty", "rows", "33", "cols", "101"], stdin=command.writing, check=True)
+            command.process.send_signal(signal.SIGWINCH)
+            command.send("tty; stty size; sleep 600")
+            command.expect(rb"/dev/pts/\d+\r*\n33 101\r*\n", EXEC_SECONDS)
+            os.write(command.writing, b"\x03")
+            command.expect(rb"# ", EXEC_SECONDS)
+            command.send("exit 9")
+            require(command.wait(EXEC_SECONDS) == 9, "the status is not the shell's")
+
+
+def files_are_copied(bench):
+    """cp carries 100 MB in and out with equal hashes, and trees with their modes, times and links"""
+    name = bench.new_name()
+    with booted(bench, name, memory="512M"):
+        content = random.Random(2).randbytes(COPY_BYTES)
+        (bench.file("big")).write_bytes(content)
+        bench.run("cp", bench.file("big"), f"{name}:/run/copy", timeout=COPY_SECONDS)
+        bench.run("cp", f"{name}:/run/copy", bench.file("back"), timeout=COPY_SECONDS)
+        digests = [hashlib.sha256(bench.file(file).read_bytes()).hexdigest() for file in ("big", "back")]
+        require(digests[0] == digests[1], f"the hashes of what went in and came out are {digests}")
+        # The guest's own opinion of as much as its processor computes in a second.
+        output, _ = execute(bench, name, "sh", "-c", "head -c 1000000 /run/copy | sha256sum")
+        require(
+            output.split()[0].decode() == hashlib.sha256(content[:1_000_000]).hexdigest(), "the guest has something else")
+
+        tree = bench.file("tree")
+        (tree / "a" / "b").mkdir(parents=True)
+        (tree / "a" / "file").write_bytes(b"text")
+        (tree / "a" / "file").chmod(0o4751)
+        (tree / "a" / "link").symlink_to("file")
+        os.utime(tree / "a" / "file", ns=(0, 981173106_123456789))
+        (tree / "a" / "b").chmod(0o2700)
+        os.utime(tree / "a", ns=(0, 1_000_000_000_000_000_000))
+        bench.run("cp", tree, f"{name}:/run/")
+        output, _ = execute(bench, name, "stat", "-c", "%a %Y", "/run/tree/a/file", "/run/tree/a/b", "/run/tree/a")
+        require(output.split()[:3] == [b"4751", b"981173106", b"2700"], f"modes and times in the guest: {output}")
+        # Into a folder that is made for it, then into the one that is there.
+        for _ in range(2):
+            bench.run("cp", f"{name}:/run/tree/.", bench.file("again"))
+        copy = bench.file("again") / "a"
+        status = (copy / "file").stat()
+        require(
+            stat.S_IMODE(status.st_mode) == 0o4751 and status.st_mtime_ns == 981173106_123456789, f"on the host: {status}")
+        require(os.readlink(copy / "link") == "file" and (copy / "b").is_dir(), "the tree is not what it was")
+        require((copy.stat()).st_mtime_ns == 1_000_000_000_000_000_000, "the folder's time is not what it was")
+        for words, told in [
+                (["cp", bench.file("nothing"), f"{name}:/run/"], "nothing"),
+                (["cp", f"{name}:/nowhere/x", bench.file("x")], "/nowhere"),
+                (["cp", bench.file("tree"), f"{name}:/nowhere/x"], "/nowhere")]:
+            _, errors = bench.run(*words, status=1)
+            require(told in errors, f"{words}: the message is {errors}")
+
+
+def snapshot_during_a_copy(bench):
+    """a snapshot during a copy harms neither; the restored machine has none of the unfinished file"""
+    name, copy = bench.new_name(), bench.new_name()
+    bundle = bench.file("copying.smolmachine")
+    with booted(bench, name):
+        content = random.Random(3).randbytes(40 << 20)
+        bench.file("content").write_bytes(content)
+        with Process([bench.smolvmm, "cp", bench.file("content"), f"{name}:/run/content"]) as copying:
+            deadline = time.monotonic() + EXEC_SECONDS
+            while b"smolvmm-copy" not in execute(bench, name, "ls", "-A", "/run")[0]:
+                require(time.monotonic() < deadline, "the copy did not begin")
+            bench.run("snapshot", name, "-o", bundle)
+            require(copying.wait(COPY_SECONDS) == 0, f"the copy failed: {copying.standard_error()}")
+        bench.run("cp", f"{name}:/run/content", bench.file("back"), timeout=COPY_SECONDS)
+        require(bench.file("back").read_bytes() == content, "the original has something else")
+        with bench.restore(bundle, name=copy):
+            wait_for_socket(bench, copy)
+            deadline = time.monotonic() + EXEC_SECONDS
+            while execute(bench, copy, "ls", "-A", "/run")[0]:
+                require(time.monotonic() < deadline, "the unfinished copy is still there")
+                time.sleep(0.2)
+
+
+def wait_for_socket(bench, name):
+    deadline = time.monotonic() + RESTORE_SECONDS
+    while not os.path.exists(vsock_path(bench, name)):
+        require(time.monotonic() < deadline, "the machine did not start")
+        time.sleep(0.01)
+
+
+def copies_differ(bench):
+    """commands in two copies that run at once draw different random numbers, and have the host's time"""
+    name = bench.new_name()
+    bundle = bench.file("twins.smolmachine")
+    with booted(bench, name):
+        bench.run("snapshot", name, "-o", bundle)
+    time.sleep(2)
+    script = "head -c 16 /dev/urandom | hexdump -v -e '/1 \"%02x\"'; echo; date +%s"
+    twins = [
+        subprocess.Popen([str(bench.smolvmm), "run", bundle, "--", "sh", "-c", script], stdout=subprocess.PIPE)
+        for _ in range(2)]
+    numbers = set()
+    for twin in twins:
+        output = twin.communicate(timeout=EXEC_SECONDS)[0].split()
+        require(twin.returncode == 0 and len(output) == 2, f"status {twin.returncode}: {output}")
+        numbers.add(output[0])
+        require(abs(int(output[1]) - time.time()) < 30, f"the copy's time is {output[1]}, the host's {time.time()}")
+    require(len(numbers) == 2, f"both copies drew {numbers}")
+
+
+def run_and_detach(bench):
+    """run has the command's status and leaves nothing; detached machines are ready when restore returns, and keep a log"""
+    name = bench.new_name()
+    bundle = bench.file("ready.smolmachine")
+    with booted(bench, name) as machine:
+        _, errors = bench.run("snapshot", name, "--stop", "-o", bundle)
+        require(machine.wait(30) == 0, f"the machine did not end: {errors}")
+    before = hashlib.sha256(bundle.read_bytes()).digest()
+    output, _ = bench.run("run", bundle, "--", "sh", "-c", "echo here; exit 4", status=4)
+    require(output == "here\n", f"the output is {output!r}")
+    require(not bench.run("list")[0].splitlines()[1:], "something is left")
+    for detached in (bench.new_name(), bench.new_name()):
+        output, _ = bench.run("restore", bundle, "--name", detached, "--detach")
+        require(output == detached + "\n", f"the output is {output!r}")
+        execute(bench, detached, "sh", "-c", "echo on the console >/dev/console")
+        require("on the console" in bench.run("logs", detached)[0], "the log lacks what was said")
+        bench.run("restore", bundle, "--name", detached, "--detach", status=1)
+        bench.run("stop", detached)
+        require("on the console" in bench.run("logs", detached)[0], "the log has gone with the machine")
+    require(hashlib.sha256(bundle.read_bytes()).digest() == before, "the bundle has changed")
+    bench.run("logs", bench.new_name(), status=1)
+
+
+TESTS = [
+    vsock_echoes, vsock_calls_the_host, vsock_survives_snapshots, commands_run, without_an_agent, many_commands,
+    signals_and_terminals, files_are_copied, snapshot_during_a_copy, copies_differ, run_and_detach,
+]

@@ -68,6 +68,7 @@ public final class Machine {
     /// The snapshot that is being written.
     struct Freeze {
         let order: MachineControl.SnapshotOrder
+        let wasPaused: Bool
         /// How long the guest stood still for it.
         var pauseNanoseconds: UInt64 = 0
         /// Whether the guest stands until its memory is written: the host has no copy-on-write twin of it.

@@ -17,8 +17,13 @@ public enum ClockReset: Equatable, Sendable {
 public struct SnapshotOptions: Equatable, Sendable {
     /// Images under the machine's disks that nobody writes stay outside; the bundle has their paths and hashes.
     public var refersToBases = false
+    /// The machine does not go on: it stands from then on, and whoever asked for it stops it when the bundle is written.
+    public var endsMachine = false
 
-    public init(refersToBases: Bool = false) { self.refersToBases = refersToBases }
+    public init(refersToBases: Bool = false, endsMachine: Bool = false) {
+        self.refersToBases = refersToBases
+        self.endsMachine = endsMachine
+    }
 }
 
 /// The freeze that a text on the console sets off; the machine ends with it.

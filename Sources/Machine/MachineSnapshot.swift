@@ -57,7 +57,8 @@ extension Machine {
             return
         }
         flushConsole()
-        freeze = Freeze(order: order)
+        freeze = Freeze(order: order, wasPaused: isPaused)
+        if order.options.endsMachine { isPaused = true }
         let files: (kernel: [UInt8], initramfs: [UInt8])
         do throws(MachineError) {
             files = try bootFiles.read()
@@ -121,6 +122,7 @@ extension Machine {
         freeze = nil
         memory.thaw()
         virtio.thawDisks()
+        if case .failure = result, ended.order.options.endsMachine { isPaused = ended.wasPaused }
         updateHold()
         switch result {
         case .success(var report):

@@ -36,6 +36,8 @@ public struct SnapshotReport: Codable, Equatable, Sendable {
     public var pauseNanoseconds: UInt64
     /// From the request to the bundle on the disk.
     public var totalNanoseconds: UInt64
+    /// True when the machine ends with it.
+    public var endsMachine: Bool?
 }
 
 /// What the machine has done so far.

@@ -18,6 +18,8 @@ struct Smolvmm: ParsableCommand {
             smolvmm boot vmlinuz initramfs.cpio        first boot; Ctrl-A X leaves
             smolvmm snapshot NAME -o app.smolmachine   freezes the running machine NAME; it goes on running
             smolvmm restore app.smolmachine            the machine again, where it was frozen
+            smolvmm run app.smolmachine -- COMMAND     a command in a throw-away copy of it
+            smolvmm exec NAME -- COMMAND               a command in a running machine's guest
 
             EXIT STATUS:
               0    done; for boot and restore: the guest powered off, was stopped, or you left with Ctrl-A X
@@ -25,12 +27,14 @@ struct Smolvmm: ParsableCommand {
               3    the guest's kernel panicked
               4    the guest's processor shut down (a triple fault)
               5    the machine ended before the text of --snapshot-when appeared
+              125  for exec and run: smolvmm could not do it; otherwise their status is the command's
               64   the command line was wrong
             Ended by a signal, smolvmm dies of that signal (a shell shows 128 and its number).
             """,
         version: "0.1.0",
         subcommands: [
-            BootCommand.self, SnapshotCommand.self, RestoreCommand.self, ListCommand.self, PauseCommand.self,
+            BootCommand.self, SnapshotCommand.self, RestoreCommand.self, RunCommand.self, ExecCommand.self,
+            CopyCommand.self, LogsCommand.self, ListCommand.self, PauseCommand.self,
             ResumeCommand.self, StopCommand.self, BalloonCommand.self, GrowDiskCommand.self, InspectCommand.self,
             VerifyCommand.self, DiskCommand.self, DoctorCommand.self, BenchCPUCommand.self,
         ])
@@ -93,8 +97,10 @@ func tell(error message: String) { writeAll("smolvmm: error: \(message)\n", to: 
 func tell(_ message: String) { writeAll("smolvmm: \(message)\n", to: STDERR_FILENO) }
 
 /// Writes as much of `text` as the reader takes.
-func writeAll(_ text: String, to descriptor: Int32) {
-    let bytes = Array(text.utf8)
+func writeAll(_ text: String, to descriptor: Int32) { writeAll(Array(text.utf8), to: descriptor) }
+
+/// Writes as much of `bytes` as the reader takes.
+func writeAll(_ bytes: [UInt8], to descriptor: Int32) {
     var done = 0
     while done < bytes.count {
         // SAFETY: `done` is below `bytes.count`.

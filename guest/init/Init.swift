@@ -58,6 +58,7 @@ struct Init {
         Kernel.mountFileSystems()
         loadModules()
         Streams.serveEcho()
+        Kernel.start("/bin/smolvmm-agent")
         let commandLine = Kernel.contents(of: "/proc/cmdline")
         let terminal = useTerminal(Terminal(commandLine: commandLine))
         let errand = Errand(commandLine: commandLine)

@@ -185,6 +185,17 @@ enum Kernel {
         return status == 0
     }
 
+    /// Starts a program that goes on by itself; there may be none.
+    static func start(_ program: StaticString) {
+        guard fork() == 0 else { return }
+        // SAFETY: the lists end with nil; their strings are literals, which the call only reads.
+        var arguments = unsafe [UnsafeMutablePointer(mutating: program.cString), nil]
+        let path = unsafe ("PATH=/bin" as StaticString).cString
+        var variables = unsafe [UnsafeMutablePointer(mutating: path), nil]
+        unsafe become_program(&arguments, &variables)
+        _exit(127)
+    }
+
     /// Collects the processes that were left to init.
     static func collectOrphans() {
         while waitpid(-1, nil, WNOHANG) > 0 {}

@@ -8,6 +8,7 @@
 #include "chost_memory.h"
 #include "chost_network.h"
 #include "chost_poller.h"
+#include "chost_process.h"
 #include "chost_ring.h"
 #include "chost_socket.h"
 #include "chost_twin.h"

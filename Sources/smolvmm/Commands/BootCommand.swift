@@ -126,6 +126,8 @@ struct BootCommand: ParsableCommand {
 
     @OptionGroup var snapshot: SnapshotArguments
 
+    @OptionGroup var detachment: DetachArguments
+
     @Flag(help: .hidden)
     var stats = false
 
@@ -166,6 +168,9 @@ struct BootCommand: ParsableCommand {
         let initramfsBytes = try HostFile.read(initramfs, purpose: "initramfs", limit: Self.largestInitramfs)
         if let output { try HostFile.checkWritable(output) }
         let name = name ?? MachineName(from: kernel, process: getpid())
+        if detachment.detach {
+            return try Detachment.start(name, in: .own(), timeout: detachment.readyTimeout)
+        }
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
 
@@ -194,7 +199,7 @@ struct BootCommand: ParsableCommand {
             scratchFolder: HostFile.scratchFolder, trigger: trigger, backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
-            awaitedText: snapshotWhen)
+            detachment: detachment, awaitedText: snapshotWhen)
         let status = try attachment.run(machine)
         if status != .success { throw ExitCode(status.rawValue) }
     }

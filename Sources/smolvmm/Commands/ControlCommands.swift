@@ -38,11 +38,15 @@ struct SnapshotCommand: ParsableCommand {
         help: ArgumentHelp("The bundle to write, FILE.smolmachine.", valueName: "file"), completion: .file())
     var output: String
 
+    @Flag(help: "End the machine with it: its guest does not run any more after the instant that is frozen.")
+    var stop = false
+
     @OptionGroup var options: SnapshotArguments
 
     func run() throws {
         let request = ControlRequest(
-            command: .snapshot, path: try HostFile.absolute(output), baseByReference: options.baseByReference)
+            command: .snapshot, path: try HostFile.absolute(output), baseByReference: options.baseByReference,
+            stop: stop ? true : nil)
         let client = try ControlClient(name, in: .own())
         let progress = Progress("freezing \(name)")
         defer { progress.finish() }

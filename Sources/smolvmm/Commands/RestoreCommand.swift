@@ -33,6 +33,8 @@ struct RestoreCommand: ParsableCommand {
             valueName: "time"))
     var resetClock = ClockReset.now
 
+    @OptionGroup var detachment: DetachArguments
+
     @Option(
         help: ArgumentHelp(
             "A port of the host that leads to one of the guest's, instead of those in the bundle. Once for each.",
@@ -63,15 +65,19 @@ struct RestoreCommand: ParsableCommand {
     }
 
     func run() throws {
-        let bundle = try BundleReader(path: file)
         let name = name ?? MachineName(from: file, process: getpid())
+        if detachment.detach {
+            return try Detachment.start(name, in: .own(), timeout: detachment.readyTimeout)
+        }
+        let bundle = try BundleReader(path: file)
         let server = try ControlServer(name, in: .own())
         defer { server.remove() }
         let machine = try Machine.restore(
             bundle, name: name.text, clock: resetClock, network: networkChange,
             scratchFolder: HostFile.scratchFolder, backend: acceleration.chosen)
         let attachment = Attachment(
-            name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats)
+            name: name, server: server, source: try HostFile.absolute(file), showsStatistics: stats,
+            setsClock: resetClock == .now, detachment: detachment)
         let status = try attachment.run(machine)
         if status != .success { throw ExitCode(status.rawValue) }
     }

@@ -17,26 +17,28 @@ struct Attachment {
     /// The kernel or the bundle, for `list`.
     let source: String
     let showsStatistics: Bool
+    /// A copy whose agent is told: whether its clock is set, too.
+    var setsClock: Bool?
+    var detachment: DetachArguments?
     /// For the message about a text that did not appear; nil when none was waited for.
     var awaitedText: String?
 
     /// Runs `machine` to its end and tells how it ended.
     func run(_ machine: Machine) throws -> ExitStatus {
         let signals = try Signals()
-        let configuration = machine.configuration
         try machine.serveSockets(at: server.vsockPath)
         try server.serve(
             machine.control,
-            as: MachineDescription(
-                name: name.text, process: getpid(), activity: .starting, memoryBytes: configuration.memoryBytes,
-                cpus: configuration.cpus, cpuModel: configuration.cpuModel, source: source,
-                started: UInt64(max(0, time(nil)))))
+            as: MachineDescription(machine, source: source))
+        try attend(GuestAgent(path: server.vsockPath, control: machine.control))
         let terminal = Terminal()
         if terminal != nil { tell("machine \(name): Ctrl-A X leaves, Ctrl-A H helps") }
         let server = server
         let pump: ConsolePump
         do {
-            pump = try ConsolePump(machine, terminal: terminal, signals: signals) { server.remove() }
+            pump = try ConsolePump(
+                machine, terminal: terminal, signals: signals, isLog: detachment?.readyDescriptor != nil
+            ) { server.remove() }
             try pump.start()
         } catch {
             terminal?.leave()
@@ -53,6 +55,21 @@ struct Attachment {
         for failure in machine.closingFailures { tell(error: failure) }
         let status = report(end)
         return status == .success && !machine.closingFailures.isEmpty ? .failure : status
+    }
+
+    /// What is said to the guest's agent, and heard from it, while the machine runs.
+    private func attend(_ agent: GuestAgent) throws {
+        if let setsClock { try HostThread.start { agent.arrive(setsClock: setsClock) } }
+        guard let detachment else { return }
+        if let descriptor = detachment.readyDescriptor {
+            try Detachment.tellWhenReady(agent, descriptor: descriptor, timeout: detachment.readyTimeout)
+        }
+        if detachment.waitReady {
+            let name = name
+            try HostThread.start {
+                if agent.waitUntilReady(seconds: nil) { tell("machine \(name): the guest is ready") }
+            }
+        }
     }
 
     private func report(_ end: MachineEnd) -> ExitStatus {

@@ -24,8 +24,14 @@ final class ConsolePump: Sendable {
     private let isImpatient = Atomic<Bool>(false)
     private let finished: Promise<Bool>
     private let name: String
+    /// Standard output is the log of a machine without a terminal, which does not grow for ever.
+    private let isLog: Bool
 
-    init(_ machine: Machine, terminal: Terminal?, signals: Signals, release: @escaping @Sendable () -> Void) throws {
+    init(
+        _ machine: Machine, terminal: Terminal?, signals: Signals, isLog: Bool,
+        release: @escaping @Sendable () -> Void
+    ) throws {
+        self.isLog = isLog
         control = machine.control
         console = machine.console
         name = machine.configuration.name
@@ -60,6 +66,8 @@ final class ConsolePump: Sendable {
     private static let largestRead = 4096
     /// A pipe that is ready takes this many bytes without blocking (PIPE_BUF).
     private static let largestWrite = 4096
+    /// Bytes of a log, beyond which it begins anew.
+    private static let largestLog: off_t = 8 << 20
 
     private func run() {
         var output: ArraySlice<UInt8> = []
@@ -123,6 +131,7 @@ final class ConsolePump: Sendable {
         }
         if count >= 0 {
             output.removeFirst(count)
+            if isLog { limitLog() }
             return true
         }
         if errno == EAGAIN || errno == EINTR { return true }
@@ -131,6 +140,13 @@ final class ConsolePump: Sendable {
         )
         output = []
         return false
+    }
+
+    private func limitLog() {
+        var information = stat()
+        // SAFETY: `information` outlives the call.
+        guard unsafe fstat(STDOUT_FILENO, &information) == 0, information.st_size > Self.largestLog else { return }
+        if ftruncate(STDOUT_FILENO, 0) == 0 { writeAll("smolvmm: older output was dropped\n", to: STDOUT_FILENO) }
     }
 
     private func handle(_ signal: Int32) {

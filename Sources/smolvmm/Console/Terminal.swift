@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The user's terminal, handed through to the guest. Spec: POSIX.1-2017 general terminal interface, termios(3).
 
+import CHost
+
 #if canImport(Glibc)
     import Glibc
 #else

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is said on a machine's control socket: one JSON object a line. docs/control-protocol.md.
 
+import Bundle
 import Machine
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
 #if canImport(FoundationEssentials)
     import FoundationEssentials
 #else
@@ -30,6 +36,8 @@ struct ControlRequest: Codable, Equatable {
     var path: String?
     /// For `snapshot`: images that nobody writes stay outside of the bundle.
     var baseByReference: Bool?
+    /// For `snapshot`: the machine ends with it.
+    var stop: Bool?
     /// For `balloon`: what the guest shall give back; for `growDisk`: the disk's new size.
     var bytes: UInt64?
     /// For `growDisk`: its id.
@@ -71,6 +79,17 @@ struct MachineDescription: Codable, Equatable, Sendable {
     var source: String
     /// When its process started it: seconds since 1970-01-01T00:00:00Z.
     var started: UInt64
+}
+
+extension MachineDescription {
+    /// A machine that this process is about to run.
+    init(_ machine: Machine, source: String) {
+        let configuration = machine.configuration
+        self.init(
+            name: configuration.name, process: getpid(), activity: .starting, memoryBytes: configuration.memoryBytes,
+            cpus: configuration.cpus, cpuModel: configuration.cpuModel, source: source,
+            started: UInt64(max(0, time(nil))))
+    }
 }
 
 /// Lines of JSON.

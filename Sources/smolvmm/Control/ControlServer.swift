@@ -41,7 +41,8 @@ final class ControlServer: Sendable {
                 while conversations.load(ordering: .relaxed) >= Self.mostConversations { usleep(10_000) }
                 conversations.wrappingAdd(1, ordering: .relaxed)
                 let conversation = Conversation(
-                    connection: connection, control: control, description: description, removed: removed)
+                    connection: connection, control: control, description: description, removed: removed,
+                    agent: GuestAgent(path: vsockPath, control: control))
                 do {
                     try HostThread.start { [self] in
                         conversation.run(patience: Self.patience)
@@ -72,6 +73,7 @@ private struct Conversation: Sendable {
     let control: MachineControl
     let description: MachineDescription
     let removed: WakeSignal
+    let agent: GuestAgent
 
     func run(patience: Int) {
         guard connection.peerIsTrusted else {
@@ -82,7 +84,11 @@ private struct Conversation: Sendable {
         var reader = LineReader(limit: ControlCodec.longestLine)
         while true {
             while let line = reader.next() {
-                guard send(answer(line)) else { return }
+                let reply = answer(line)
+                let isHeard = send(reply)
+                // Not before the client has its answer: the process ends with the machine.
+                if reply.snapshot?.endsMachine == true { control.stop() }
+                guard isHeard else { return }
             }
             guard !reader.isOverlong, case .bytes(let bytes) = connection.receive() else { return }
             reader.append(bytes)
@@ -111,9 +117,10 @@ private struct Conversation: Sendable {
                 guard let path = request.path, path.hasPrefix("/") else {
                     return .error("a snapshot needs an absolute path")
                 }
-                let report = try control.snapshot(
-                    to: path, SnapshotOptions(refersToBases: request.baseByReference ?? false)
-                ) { fraction in send(.progress(fraction)) }
+                let report = try snapshot(
+                    to: path,
+                    SnapshotOptions(
+                        refersToBases: request.baseByReference ?? false, endsMachine: request.stop ?? false))
                 return ControlReply(event: .result, snapshot: report)
             case .balloon:
                 guard let bytes = request.bytes else { return .error("a balloon needs bytes") }
@@ -128,6 +135,17 @@ private struct Conversation: Sendable {
         } catch {
             return .error("\(error)")
         }
+    }
+
+    /// The guest's agent makes it ready to be frozen, if there is one, and lets it go on when its state is copied.
+    private func snapshot(to path: String, _ options: SnapshotOptions) throws -> SnapshotReport {
+        let isPrepared = agent.prepare()
+        defer {
+            if isPrepared, !options.endsMachine { agent.proceed() }
+        }
+        var report = try control.snapshot(to: path, options) { fraction in send(.progress(fraction)) }
+        if options.endsMachine { report.endsMachine = true }
+        return report
     }
 
     private func waitForRemoval() {

@@ -58,6 +58,9 @@ struct RuntimeFolder: Equatable {
     /// Where the machine's vsock ports are served; `_PORT` behind it is for connections of the guest's own.
     func vsockPath(_ name: MachineName) -> String { path + "/" + name.text + ".vsock" }
 
+    /// The console of a machine without a terminal.
+    func logPath(_ name: MachineName) -> String { path + "/" + name.text + ".log" }
+
     /// Names with a socket, sorted; some may be stale.
     func names() throws(CommandError) -> [MachineName] {
         guard let folder = unsafe opendir(path) else { throw CommandError("cannot list \(path): \(errorText(errno))") }

@@ -89,7 +89,7 @@ final class UnixSocket: Sendable {
         return user == geteuid() || user == 0
     }
 
-    /// Reads fail after `seconds` of silence.
+    /// Reads fail after `seconds` of silence; 0: never.
     func setReadTimeout(seconds: Int) {
         var time = timeval(tv_sec: seconds, tv_usec: 0)
         // SAFETY: `time` has the size that is passed.
@@ -121,8 +121,9 @@ final class UnixSocket: Sendable {
         case timeout
     }
 
-    func receive() -> Received {
-        var buffer = [UInt8](repeating: 0, count: 4096)
+    /// Reads up to `limit` bytes.
+    func receive(limit: Int = 4096) -> Received {
+        var buffer = [UInt8](repeating: 0, count: limit)
         while true {
             // SAFETY: `buffer` has the count that is passed.
             let count = unsafe read(descriptor, &buffer, buffer.count)

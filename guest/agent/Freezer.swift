@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Holds the guest's other processes across a snapshot, so that in a copy none runs before the clock is set and the random
+// pool is stirred. Spec: Linux, Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze.
+
+import CLibc
+
+/// Every control group is frozen that does not hold the agent: the siblings on the way from the root to it, and those below.
+enum Freezer {
+    private static let root = [UInt8]("/sys/fs/cgroup")
+    private static let commands = [UInt8]("/commands")
+    /// Milliseconds that groups may take to freeze.
+    private static let patience = 2000
+
+    /// The agent's own group, without the root's path; nil without control groups of version 2.
+    private static func ownGroup() -> [UInt8]? {
+        let list = Kernel.contents(of: "/proc/self/cgroup")
+        let start = [UInt8]("0::")
+        let line = list.split(separator: UInt8(ascii: "\n")).first { $0.starts(with: start) }
+        guard let line else { return nil }
+        var path = Array(line.dropFirst(start.count))
+        if path == [UInt8(ascii: "/")] { path = [] }
+        return path
+    }
+
+    /// Makes the group for commands below the agent's own.
+    static func settle() {
+        guard let own = ownGroup() else { return }
+        unsafe CommandStart.withText(root + own + commands) { unsafe _ = mkdir($0, 0o755) }
+    }
+
+    /// Puts this process, a command to be, among those that can be held.
+    static func enterCommands() {
+        guard let own = ownGroup() else { return }
+        _ = write([UInt8(ascii: "0")], root + own + commands + [UInt8]("/cgroup.procs"))
+    }
+
+    static func freeze() {
+        setFrozen(true)
+        // Each tells by a file when all of its processes stand.
+        for group in others() {
+            var left = patience
+            while left > 0, isHeld(group) == false {
+                _ = usleep(1000)
+                left -= 1
+            }
+        }
+    }
+
+    static func thaw() { setFrozen(false) }
+
+    /// Thaws when commands would stand.
+    static func thawIfFrozen() {
+        guard let own = ownGroup(),
+            Kernel.contents(ofFile: root + own + commands + [UInt8]("/cgroup.freeze")).first == UInt8(ascii: "1")
+        else { return }
+        thaw()
+    }
+
+    private static func setFrozen(_ isFrozen: Bool) {
+        for group in others() {
+            _ = write([UInt8(ascii: isFrozen ? "1" : "0")], group + [UInt8]("/cgroup.freeze"))
+        }
+    }
+
+    private static func isHeld(_ group: [UInt8]) -> Bool {
+        let events = Kernel.contents(ofFile: group + [UInt8]("/cgroup.events"))
+        return events.split(separator: UInt8(ascii: "\n")).contains { $0.elementsEqual([UInt8]("frozen 1")) }
+    }
+
+    /// Groups beside the agent's way from the root, and those below its own.
+    private static func others() -> [[UInt8]] {
+        guard let own = ownGroup() else { return [] }
+        var groups: [[UInt8]] = []
+        var path = root
+        for part in own.split(separator: UInt8(ascii: "/")) {
+            groups += children(of: path).filter { $0 != Array(part) }.map { path + [UInt8(ascii: "/")] + $0 }
+            path += [UInt8(ascii: "/")] + part
+        }
+        return groups + children(of: path).map { path + [UInt8(ascii: "/")] + $0 }
+    }
+
+    private static func children(of group: [UInt8]) -> [[UInt8]] {
+        Kernel.names(in: group).filter { name in
+            unsafe CommandStart.withText(group + [UInt8(ascii: "/")] + name + [UInt8]("/cgroup.freeze")) {
+                unsafe access($0, F_OK) == 0
+            }
+        }
+    }
+
+    private static func write(_ text: [UInt8], _ path: [UInt8]) -> Bool {
+        let file = unsafe CommandStart.withText(path) { unsafe open_any($0, O_WRONLY) }
+        guard file >= 0 else { return false }
+        defer { Kernel.close(file) }
+        return Kernel.write(text, to: file)
+    }
+}
