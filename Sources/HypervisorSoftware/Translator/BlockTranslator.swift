@@ -10,14 +10,16 @@ struct BlockTranslator: ~Copyable {
     enum Aside {
         /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
         case interpret(resume: Int)
+        /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
+        case interpretX87(resume: Int)
         /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
         case leave(count: Int32)
         /// Leaves for `target`, an offset from the page base.
         case dispatch(target: UInt64)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32, savesFlags: Bool)
-        /// The guest's vector registers must be loaded first, or the interpreter must run the instruction.
-        case loadVectors(resume: Int, count: Int32)
+        /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
+        case load(allowed: Int, routine: Int, resume: Int, count: Int32)
     }
 
     private struct Branch {
@@ -46,6 +48,9 @@ struct BlockTranslator: ~Copyable {
     var flagsInContext = true
     /// The block has made sure that the vector registers are loaded.
     var vectorsLoaded = false
+    /// The block has made sure that the x87 unit is in the host's, and noted the page of its last instruction.
+    var x87Loaded = false
+    var x87PageNoted = false
 
     init(_ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet) {
         self.code = code
@@ -80,10 +85,13 @@ struct BlockTranslator: ~Copyable {
             case .nothing: break
             case .integer: translateInteger(i, live[position])
             case .vector: translateVector(i)
+            case .x87:
+                translateX87(i, next: position + 1 < total ? instruction(slot + 1) : nil)
             case .helper:
                 saveFlags()
                 code.moveImmediate(.second, UInt64(slot))
-                code.call(routines.interpret)
+                code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
+                if i.usesX87 { x87Loaded = false }
                 flagsInHost = true
             case .leave:
                 saveFlags()
@@ -93,7 +101,8 @@ struct BlockTranslator: ~Copyable {
             case .flow: open = translateFlow(i)
             }
             for place in misses {
-                asides.append(Branch(place: place, slot: slot, aside: .interpret(resume: code.position)))
+                aside(
+                    place, i.usesX87 ? .interpretX87(resume: code.position) : .interpret(resume: code.position))
             }
         }
         if open {
@@ -171,6 +180,11 @@ struct BlockTranslator: ~Copyable {
             code.moveImmediate(.second, UInt64(branch.slot))
             code.call(routines.interpret)
             code.jump(resume)
+        case .interpretX87(let resume):
+            code.moveImmediate(.second, UInt64(branch.slot))
+            code.call(routines.interpretX87)
+            code.call(routines.loadX87)
+            code.jump(resume)
         case .leave(let count):
             if count > 0 { charge(count) }
             code.moveImmediate(.second, UInt64(branch.slot))
@@ -179,11 +193,11 @@ struct BlockTranslator: ~Copyable {
         case .branch(let target, let count, let savesFlags):
             if savesFlags { emitSaveFlags() }
             edge(target, count: count)
-        case .loadVectors(let resume, let count):
-            code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorAllowed))
+        case .load(let allowed, let routine, let resume, let count):
+            code.instruction(wide: false, 0x80, reg: 7, rm: .context(allowed))
             code.byte(0)
             let refused = code.jump(if: HostCondition.equal)
-            code.call(routines.loadVectors)
+            code.call(routine)
             code.jump(resume)
             asides.append(Branch(place: refused, slot: branch.slot, aside: .leave(count: count)))
         }

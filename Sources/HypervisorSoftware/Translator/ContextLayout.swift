@@ -30,12 +30,26 @@ enum ContextLayout {
     /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
     static let vectorLoaded = 96
     static let vectorAllowed = 97
+    /// The same of the x87 unit.
+    static let x87Loaded = 98
+    static let x87Allowed = 99
     /// The host's MXCSR, 32 bits.
     static let hostControl = 100
     /// The function that runs one instruction in the interpreter.
     static let interpret = 104
     /// A value that outlives the making of an address.
     static let temporary = 112
+    /// The function that writes the guest's x87 unit to `x87Image`.
+    static let prepareX87 = 120
+    /// The last instruction of the x87 unit: its page; its offset there, and from bit 16 its opcode as FOP has it.
+    static let x87Page = 128
+    static let x87Recorded = 136
+    /// Whether the x87 unit is in `x87Image` and nowhere else. One byte.
+    static let x87Saved = 140
+    /// The address of the x87 unit's last memory operand.
+    static let x87Data = 144
+    /// What FXSAVE stores: 512 bytes.
+    static let x87Image = 256
 
     /// Entries of `jumpEntrySize` bytes: key, code, page base.
     static let jumpTable = 4096

@@ -21,6 +21,8 @@ extension Core {
         mutating func prepareTranslator() {
             unsafe translations.context.storeBytes(
                 of: interpretForTranslatedCode, toByteOffset: ContextLayout.interpret, as: InterpretFunction.self)
+            unsafe translations.context.storeBytes(
+                of: prepareX87ForTranslatedCode, toByteOffset: ContextLayout.prepareX87, as: PrepareFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
             code.translator = Translator(coreOffsets())
         }
@@ -138,6 +140,7 @@ extension Core {
                 of: segmentBase[Int(SegmentIndex.gs)], toByteOffset: ContextLayout.gsBase, as: UInt64.self)
             unsafe context.storeBytes(
                 of: allowsHostVectors, toByteOffset: ContextLayout.vectorAllowed, as: Bool.self)
+            unsafe context.storeBytes(of: allowsHostX87, toByteOffset: ContextLayout.x87Allowed, as: Bool.self)
             storeFlags()
             storeBudget()
             unsafe withUnsafeMutablePointer(to: &self) { core in
@@ -148,6 +151,7 @@ extension Core {
             }
             loadFlags()
             loadBudget()
+            takeX87()
         }
 
         /// Whether vector instructions can run as they are: they are enabled and no exception of theirs is.
@@ -250,6 +254,7 @@ extension Core {
             let usesFlags = i.usesFlags
             if usesFlags { loadFlags() }
             loadBudget()
+            takeX87()
             let invalidations = code.invalidations
             do throws(Fault) {
                 try executeAlone(i)

@@ -12,6 +12,10 @@ struct SharedRoutines {
     /// Called: the interpreter runs the instruction in the slot that the second register names. The flags are in the
     /// context before, and in the host's flags, too, after.
     let interpret: Int
+    /// The same for an instruction that uses the x87 unit, which is not in the host's after.
+    let interpretX87: Int
+    /// Called: the guest's x87 unit becomes the host's. The flags are in the context before, and only there after.
+    let loadX87: Int
     /// Called: the guest's vector registers and MXCSR become the host's.
     let loadVectors: Int
     /// Where blocks may begin.
@@ -30,14 +34,23 @@ struct SharedRoutines {
     init(_ code: inout Assembler, _ core: CoreOffsets) {
         loadVectors = code.position
         Self.moveVectors(&code, core, isLoad: true)
-        code.instruction(wide: false, 0xc6, reg: 0, rm: .context(ContextLayout.vectorLoaded))
-        code.byte(1)
+        Self.set(&code, ContextLayout.vectorLoaded, 1)
         code.byte(0xc3)  // RET
         code.align()
 
         let saveVectors = code.position
         Self.moveVectors(&code, core, isLoad: false)
         code.instruction(wide: false, .map0F, 0xae, reg: 2, rm: .context(ContextLayout.hostControl))  // LDMXCSR
+        code.byte(0xc3)
+        code.align()
+
+        // The image has the host's own registers after the x87 unit; the guest's are in the core.
+        let saveX87 = code.position
+        code.instruction(wide: true, .map0F, 0xae, reg: 0, rm: .context(ContextLayout.x87Image))  // FXSAVE
+        code.byte(0xdb)  // FNINIT: as functions want it
+        code.byte(0xe3)
+        Self.set(&code, ContextLayout.x87Loaded, 0)
+        Self.set(&code, ContextLayout.x87Saved, 1)
         code.byte(0xc3)
         code.align()
 
@@ -61,27 +74,26 @@ struct SharedRoutines {
         Self.setKind(&code, .interpret)
         code.land(dispatching)
         Self.saveRegisters(&code, core)
-        Self.ifVectorsLoaded(&code) { $0.call(saveVectors) }
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
         let leave = code.position
-        code.instruction(wide: false, 0xc6, reg: 0, rm: .context(ContextLayout.vectorLoaded))
-        code.byte(0)
+        Self.ifLoaded(&code, ContextLayout.x87Loaded) { $0.call(saveX87) }
+        Self.set(&code, ContextLayout.vectorLoaded, 0)
         code.address(.rsp, HostMemory(.rsp, 8))
         for register in Self.kept.reversed() { code.pop(register) }
         code.byte(0xc3)
         code.align()
 
+        interpretX87 = code.position
+        Self.ifLoaded(&code, ContextLayout.x87Loaded) { $0.call(saveX87) }
         interpret = code.position
         Self.saveRegisters(&code, core)
-        Self.ifVectorsLoaded(&code) { $0.call(saveVectors) }
-        code.address(.rdi, HostMemory(.context, Int32(-ContextLayout.bias)))
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
         code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
-        code.address(.rsp, HostMemory(.rsp, -8))
-        code.instruction(wide: false, 0xff, reg: 2, rm: .context(ContextLayout.interpret))  // CALL
-        code.address(.rsp, HostMemory(.rsp, 8))
+        Self.callFunction(&code, ContextLayout.interpret)
         code.instruction(wide: false, 0x85, reg: 0, rm: .register(.rax))  // TEST
         let stopped = code.jump(if: HostCondition.notEqual)
         let load = loadVectors
-        Self.ifVectorsLoaded(&code) { $0.call(load) }
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
         Self.loadRegisters(&code, core)
         code.loadFlags()
         code.byte(0xc3)
@@ -90,7 +102,32 @@ struct SharedRoutines {
         code.address(.rsp, HostMemory(.rsp, 8))
         code.jump(leave)
         code.align()
+
+        loadX87 = code.position
+        Self.saveRegisters(&code, core)
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
+        Self.callFunction(&code, ContextLayout.prepareX87)
+        code.instruction(wide: true, .map0F, 0xae, reg: 1, rm: .context(ContextLayout.x87Image))  // FXRSTOR
+        Self.set(&code, ContextLayout.x87Loaded, 1)
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
+        Self.loadRegisters(&code, core)
+        code.byte(0xc3)
+        code.align()
         end = code.position
+    }
+
+    /// Calls a function of one or two arguments, the first of which is the context, from within a called routine.
+    private static func callFunction(_ code: inout Assembler, _ function: Int) {
+        code.address(.rdi, HostMemory(.context, Int32(-ContextLayout.bias)))
+        code.address(.rsp, HostMemory(.rsp, -8))
+        code.instruction(wide: false, 0xff, reg: 2, rm: .context(function))  // CALL
+        code.address(.rsp, HostMemory(.rsp, 8))
+    }
+
+    /// Stores a byte of the context.
+    private static func set(_ code: inout Assembler, _ place: Int, _ value: UInt8) {
+        code.instruction(wide: false, 0xc6, reg: 0, rm: .context(place))
+        code.byte(value)
     }
 
     private static func setKind(_ code: inout Assembler, _ kind: ExitKind) {
@@ -100,8 +137,8 @@ struct SharedRoutines {
         code.doubleWord(Int32(kind.rawValue))
     }
 
-    private static func ifVectorsLoaded(_ code: inout Assembler, _ body: (inout Assembler) -> Void) {
-        code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorLoaded))  // CMP
+    private static func ifLoaded(_ code: inout Assembler, _ place: Int, _ body: (inout Assembler) -> Void) {
+        code.instruction(wide: false, 0x80, reg: 7, rm: .context(place))  // CMP
         code.byte(0)
         let skip = code.jump(if: HostCondition.equal)
         body(&code)

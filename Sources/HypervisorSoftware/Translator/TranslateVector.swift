@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// SSE instructions as themselves, on the guest's registers in the host's. Intel SDM volume 2.
+// MMX and SSE instructions as themselves, on the guest's registers in the host's. Intel SDM volume 2.
 
 extension BlockTranslator {
-    /// Translates an instruction of the vector group that has no MMX operand.
+    /// Translates an instruction of the vector group.
     mutating func translateVector(_ i: DecodedInstruction) {
         guard let operation = VectorOperation(rawValue: i.operation), let shape = VectorOperands(rawValue: i.shape),
             let encoding = VectorEncoding.of(operation, shape)
         else { return }
         let layout = encoding.layout
         if layout.reg == .xmm || layout.rm == .xmm { loadVectors() }
+        if operation == .emms || shape.isMMX { loadX87() }
+        if operation == .emms {
+            code.byte(0x0f)
+            code.byte(0x77)
+            return
+        }
+        let isGeneral = layout.rm != .xmm && layout.rm != .mm
         let writesFlags = FlagUse.vector(operation).changes
         if i.isMemory {
             let memory = access(
                 i, size: Int32(layout.memoryBytes), layout.storesToRM ? .write : .read, aligned: layout.isAligned)
             encode(encoding, i, .memory(memory))
-        } else if layout.rm != .xmm, layout.storesToRM {
+        } else if isGeneral, layout.storesToRM {
             let host = begin(i.rm, .first, reads: false)
             encode(encoding, i, .number(host))
             end(i.rm, .first)
         } else {
-            encode(encoding, i, layout.rm == .xmm ? .number(i.rm & 15) : source(i.rm))
+            encode(encoding, i, isGeneral ? source(i.rm) : .number(i.rm & (layout.rm == .mm ? 7 : 15)))
         }
         if writesFlags {
             flagsInHost = true
@@ -33,7 +40,8 @@ extension BlockTranslator {
         switch layout.reg {
         case .xmm: reg = i.reg & 15
         case .general32, .general64: reg = begin(i.reg, .first, reads: layout.storesToRM)
-        case .none, .mm: reg = UInt8(bitPattern: max(encoding.form.group, 0))
+        case .mm: reg = i.reg & 7
+        case .none: reg = UInt8(bitPattern: max(encoding.form.group, 0))
         }
         code.instruction(
             prefix: encoding.prefix, wide: i.operandSize == 8, encoding.form.map, encoding.form.opcode, reg: reg, rm: rm
@@ -46,11 +54,16 @@ extension BlockTranslator {
     private mutating func loadVectors() {
         guard !vectorsLoaded else { return }
         vectorsLoaded = true
+        load(ContextLayout.vectorLoaded, allowed: ContextLayout.vectorAllowed, routines.loadVectors)
+    }
+
+    /// Calls `routine` if the byte `loaded` of the context is 0; the interpreter runs the instruction if `allowed` is, too.
+    mutating func load(_ loaded: Int, allowed: Int, _ routine: Int) {
         saveFlags()
-        code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.vectorLoaded))  // CMP
+        code.instruction(wide: false, 0x80, reg: 7, rm: .context(loaded))  // CMP
         code.byte(0)
         let place = code.jump(if: HostCondition.equal)
         flagsInHost = false
-        aside(place, .loadVectors(resume: code.position, count: count))
+        aside(place, .load(allowed: allowed, routine: routine, resume: code.position, count: count))
     }
 }

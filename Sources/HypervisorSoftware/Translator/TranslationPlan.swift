@@ -4,7 +4,7 @@
 /// What becomes of an instruction.
 enum TranslationPlan: UInt8 {
     /// Host code of its own.
-    case integer, vector
+    case integer, vector, x87
     /// Nothing: NOP and fences.
     case nothing
     /// The interpreter runs it, called from the translated code, which then goes on.
@@ -18,7 +18,7 @@ enum TranslationPlan: UInt8 {
     static func of(_ i: DecodedInstruction) -> TranslationPlan {
         switch i.handler {
         case .invalid, .system, .endOfBlock, .blockInvalid, .loop: return .leave
-        case .x87: return .helper
+        case .x87: return x87(i)
         case .vector: return vector(i)
         case .nop: return .nothing
         case .jmp, .call, .ret, .jmpIndirect, .callIndirect: return isPlainAddress(i) ? .flow : .leave
@@ -86,18 +86,28 @@ enum TranslationPlan: UInt8 {
     private static func vector(_ i: DecodedInstruction) -> TranslationPlan {
         guard let operation = VectorOperation(rawValue: i.operation), let shape = VectorOperands(rawValue: i.shape)
         else { return .leave }
-        if operation == .ldmxcsr { return .leave }
-        guard isPlainAddress(i), !shape.isMMX, operation != .maskmovdqu, operation != .stmxcsr, shape != .none,
-            VectorEncoding.of(operation, shape) != nil
-        else { return .helper }
-        return .vector
+        switch operation {
+        case .ldmxcsr: return .leave
+        case .maskmovdqu, .maskmovq, .stmxcsr: return .helper
+        default: return isPlainAddress(i) && VectorEncoding.of(operation, shape) != nil ? .vector : .helper
+        }
+    }
+
+    private static func x87(_ i: DecodedInstruction) -> TranslationPlan {
+        switch X87Operation(rawValue: i.operation) {
+        // They may unmask exceptions.
+        case .loadEnvironment, .restore, nil: return .leave
+        case .loadControl: return isPlainAddress(i) ? .x87 : .leave
+        case .initialize, .ignored, .storeEnvironment, .save: return .helper
+        default: return isPlainAddress(i) ? .x87 : .helper
+        }
     }
 
     /// Whether it can end translated code with an exception, or calls the interpreter: all flags are seen there.
     func canStop(_ i: DecodedInstruction) -> Bool {
         switch self {
         case .nothing: return false
-        case .helper, .leave, .flow, .vector: return true
+        case .helper, .leave, .flow, .vector, .x87: return true
         case .integer:
             switch Operation(rawValue: i.operation) {
             case .push, .pop, .leave, .div, .idiv: return true
@@ -112,7 +122,8 @@ enum TranslationPlan: UInt8 {
         switch self {
         case .integer: Operation(rawValue: i.operation).map { FlagUse.integer($0, i) } ?? .none
         case .vector: VectorOperation(rawValue: i.operation).map { FlagUse.vector($0) } ?? .none
-        case .nothing, .helper, .leave, .flow: .none
+        // All flags are seen there anyway.
+        case .nothing, .helper, .leave, .flow, .x87: .none
         }
     }
 }
