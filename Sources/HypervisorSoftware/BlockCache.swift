@@ -16,9 +16,10 @@ struct BlockHeader {
     var pageOffset: UInt16
     var mode: CodeMode
     var isValid: Bool
-    /// Where its translation is in the code buffer, or 0, and the access set that it was made for.
+    /// Where its translation is in the code buffer, or 0.
     var code: UInt32 = 0
-    var codeSet = AccessSet.supervisor
+    /// How memory is accessed when it runs.
+    var set: AccessSet
     /// How often it ran before it was translated.
     var heat: UInt8 = 0
 }
@@ -46,7 +47,7 @@ struct BlockHeader {
         self.memory = memory
         physical = PhysicalMemory(memory)
         let slotSize = MemoryLayout<DecodedInstruction>.stride
-        assert(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
+        precondition(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
         unsafe arena = .allocate(byteCount: BlockCache.capacity * slotSize, alignment: 64)
         unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
         // SAFETY: it has as many elements as initialised here.
@@ -252,13 +253,13 @@ extension SharedCode: MemoryObserver {
         return Int(truncatingIfNeeded: mixed >> 49) & (hashSize - 1)
     }
 
-    /// The valid block at `physical` for `mode`.
-    func find(_ physical: UInt64, _ mode: CodeMode) -> UInt32? {
+    /// The valid block at `physical` for `mode` and `set`.
+    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
         var slot = unsafe hashHeads[Self.hash(physical, mode)]
         while slot != 0 {
             let header = unsafe header(slot)
             if unsafe header.pointee.physical == physical, unsafe header.pointee.mode == mode,
-                unsafe header.pointee.isValid
+                unsafe header.pointee.set == set, unsafe header.pointee.isValid
             {
                 return slot
             }
@@ -295,7 +296,7 @@ extension SharedCode: MemoryObserver {
 
     @inline(__always)
     private func context(_ mode: CodeMode, _ set: AccessSet) -> UInt32 {
-        generation(set) << 4 | UInt32(mode.rawValue) << 2 | (set == .user ? 1 : 0)
+        generation(set) << 4 | UInt32(mode.rawValue) << 2 | UInt32(truncatingIfNeeded: set.rawValue)
     }
 
     @inline(__always)
@@ -336,11 +337,14 @@ extension SharedCode: MemoryObserver {
 
     /// Forgets every block. None may be running.
     mutating func empty() {
+        let isUsed = shared.used > Self.firstFree
         shared.used = Self.firstFree
         shared.forgetBlocks()
-        // SAFETY: it has as many elements.
-        unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
-        shared.physical.forgetCode()
+        if isUsed {
+            // SAFETY: it has as many elements.
+            unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
+            shared.physical.forgetCode()
+        }
         synchronize()
     }
 

@@ -39,7 +39,7 @@ extension Core {
         let start = Int(physicalAddress & 4095)
         let header = BlockHeader(
             physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(start),
-            mode: mode, isValid: true)
+            mode: mode, isValid: true, set: accessSet)
         // SAFETY: as above.
         unsafe blocks.header(slot).initialize(to: header)
         blocks.commit(slot, slots: count + 2)
@@ -66,7 +66,7 @@ extension Core {
         guard physical.isWritable(address) else { return }
         let mask = physical.codeMask(address)
         physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
-        if mask == 0 { code.protect(frame: address & ~4095) }
+        if mask == 0, physical.takeWritten(address) { code.protect(frame: address & ~4095) }
     }
 
     /// Decodes one instruction into the scratch slots, fetching from the next page as well if it must.
@@ -94,7 +94,7 @@ extension Core {
         let slot = BlockCache.scratch
         let header = BlockHeader(
             physical: first, count: 1, hashNext: 0, pageNext: 0, pageOffset: UInt16(linear & 4095), mode: mode,
-            isValid: true)
+            isValid: true, set: accessSet)
         // SAFETY: the scratch block has three slots.
         unsafe blocks.header(slot).initialize(to: header)
         unsafe blocks.instruction(slot + 1).initialize(to: instruction)

@@ -119,14 +119,13 @@ struct LazyFlags {
     /// The status bits as RFLAGS has them.
     var bits: UInt64 {
         get {
-            var value: Flags = []
-            if carry { value.insert(.carry) }
-            if parity { value.insert(.parity) }
-            if auxiliary { value.insert(.auxiliary) }
-            if zero { value.insert(.zero) }
-            if sign { value.insert(.sign) }
-            if overflow { value.insert(.overflow) }
-            return value.rawValue
+            let carries = mixed ^ result
+            let carryBit = extra & 1
+            let parityBit: UInt64 = parity ? 1 : 0
+            let zeroBit: UInt64 = result == 0 ? 1 : 0
+            let sign = (result &>> 63) ^ (extra &>> 1 & 1)
+            return carryBit | parityBit &<< 2 | carries & Self.auxiliaryBit | zeroBit &<< 6 | sign &<< 7
+                | ((carries &>> 63) ^ carryBit) &<< 11
         }
         set {
             let value = Flags(rawValue: newValue)

@@ -160,6 +160,7 @@ extension Core {
         let page = translation.physical & ~4095
         let canWrite =
             access == .write && physical.isWritable(page) && physical.codeMask(page) == 0
+        if canWrite { physical.noteWritten(page) }
         // SAFETY: `host` points into the page of `translation.physical`; stepping back by the offset stays in it.
         let start = unsafe host - Int(translation.physical & 4095)
         unsafe translations.fill(
@@ -203,18 +204,24 @@ extension Core {
         let mask = physical.codeMask(address)
         if mask != 0 {
             let granules = PhysicalMemory.granules(offset: address & 4095, count: count)
-            if mask & granules != 0 { blocks.invalidate(address & ~4095, granules: granules) }
+            if mask & granules != 0 {
+                blocks.invalidate(address & ~4095, granules: granules)
+            } else if physical.countWriteBesideCode(address) {
+                blocks.invalidatePage(address & ~4095)
+            }
         }
     }
 
     private mutating func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
         guard let width = AccessWidth(rawValue: size) else { return .max }
+        translations.noteInterrupt()
         return bus.readMemory(GuestPhysicalAddress(address), width: width)
     }
 
     /// ROM and absent memory swallow writes.
     private mutating func writeDevice(_ address: UInt64, _ value: UInt64, _ size: Int) {
         guard let width = AccessWidth(rawValue: size) else { return }
+        translations.noteInterrupt()
         bus.writeMemory(GuestPhysicalAddress(address), value, width: width)
     }
 }

@@ -3,6 +3,26 @@
 
 import GuestMemory
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
+/// What is known of a page of guest memory. All zero at first.
+private struct PageNotes {
+    /// One bit for each 64 bytes that a block was decoded from.
+    var codeMask: UInt64
+    /// The first block decoded from the page, or 0.
+    var blockHead: UInt32
+    /// Writes that touched none of its blocks, since these were last forgotten for that.
+    var besideWrites: UInt16
+    /// How often they were, up to a limit.
+    var forgotten: UInt8
+    /// A soft TLB may let writes through.
+    var isWritten: Bool
+}
+
 /// Host pointers for guest-physical pages, with a mask of the decoded code in each page of RAM.
 @safe struct PhysicalMemory {
     private let low: UnsafeMutableRawPointer
@@ -10,11 +30,11 @@ import GuestMemory
     private let high: UnsafeMutableRawPointer
     private let highSize: UInt64
     private let rom: UnsafeMutableRawPointer
-    /// One bit for each 64 bytes of a page that a block was decoded from.
-    private let codeMasks: UnsafeMutablePointer<UInt64>
-    /// The first block decoded from each page.
-    private let blockHeads: UnsafeMutablePointer<UInt32>
+    private let notes: UnsafeMutablePointer<PageNotes>
     private let pageCount: Int
+    /// So many writes beside a page's code, and the code is better forgotten: at first, and at most.
+    private static let besideWrites: UInt16 = 64
+    private static let mostForgotten: UInt8 = 9
 
     init(_ memory: GuestMemory) {
         let regions = memory.regions
@@ -25,17 +45,15 @@ import GuestMemory
         highSize = hasHigh ? regions[1].size : 0
         unsafe rom = regions[regions.count - 1].host
         pageCount = Int((lowSize + highSize + GuestMemory.romSize) / GuestMemory.pageSize)
-        unsafe codeMasks = .allocate(capacity: pageCount)
-        unsafe blockHeads = .allocate(capacity: pageCount)
-        // SAFETY: both were allocated with `pageCount` elements.
-        unsafe codeMasks.initialize(repeating: 0, count: pageCount)
-        unsafe blockHeads.initialize(repeating: 0, count: pageCount)
+        // From the system, so that it is zero and touched only as it is used.
+        guard let table = unsafe calloc(pageCount, MemoryLayout<PageNotes>.stride) else {
+            preconditionFailure("the host has no memory for notes on \(pageCount) pages")
+        }
+        // SAFETY: it has room for `pageCount` elements, for which zero is a value.
+        unsafe notes = table.bindMemory(to: PageNotes.self, capacity: pageCount)
     }
 
-    func deallocate() {
-        unsafe codeMasks.deallocate()
-        unsafe blockHeads.deallocate()
-    }
+    func deallocate() { unsafe free(notes) }
 
     /// The host address of the byte at `physical`, valid to the end of its page; nil where there is no memory.
     @inline(__always)
@@ -78,29 +96,59 @@ import GuestMemory
 
     func codeMask(_ physical: UInt64) -> UInt64 {
         // SAFETY: pageIndex is below pageCount.
-        unsafe codeMasks[pageIndex(physical)]
+        unsafe notes[pageIndex(physical)].codeMask
     }
 
     func setCodeMask(_ physical: UInt64, _ mask: UInt64) {
         // SAFETY: as in `codeMask`.
-        unsafe codeMasks[pageIndex(physical)] = mask
+        unsafe notes[pageIndex(physical)].codeMask = mask
     }
 
     func blockHead(_ physical: UInt64) -> UInt32 {
         // SAFETY: as in `codeMask`.
-        unsafe blockHeads[pageIndex(physical)]
+        unsafe notes[pageIndex(physical)].blockHead
     }
 
     func setBlockHead(_ physical: UInt64, _ slot: UInt32) {
         // SAFETY: as in `codeMask`.
-        unsafe blockHeads[pageIndex(physical)] = slot
+        unsafe notes[pageIndex(physical)].blockHead = slot
+    }
+
+    /// From now on a soft TLB lets writes to the page of `physical` through.
+    func noteWritten(_ physical: UInt64) {
+        // SAFETY: as in `codeMask`.
+        unsafe notes[pageIndex(physical)].isWritten = true
+    }
+
+    /// Whether a soft TLB may let writes to the page of `physical` through, which the caller ends.
+    func takeWritten(_ physical: UInt64) -> Bool {
+        let index = pageIndex(physical)
+        // SAFETY: as in `codeMask`.
+        defer { unsafe notes[index].isWritten = false }
+        return unsafe notes[index].isWritten
+    }
+
+    /// Counts a write to a page with code that touches none of it. Returns whether the code is better forgotten: what
+    /// was a program's may be another's data now. After each time it takes twice as many writes.
+    func countWriteBesideCode(_ physical: UInt64) -> Bool {
+        // SAFETY: as in `codeMask`.
+        let page = unsafe notes + pageIndex(physical)
+        unsafe page.pointee.besideWrites += 1
+        let limit = unsafe Self.besideWrites << UInt16(page.pointee.forgotten)
+        guard unsafe page.pointee.besideWrites >= limit else { return false }
+        unsafe page.pointee.besideWrites = 0
+        unsafe page.pointee.forgotten = min(page.pointee.forgotten + 1, Self.mostForgotten)
+        return true
     }
 
     /// Forgets all code: no page holds any.
     func forgetCode() {
-        // SAFETY: both have `pageCount` elements.
-        unsafe codeMasks.update(repeating: 0, count: pageCount)
-        unsafe blockHeads.update(repeating: 0, count: pageCount)
+        for index in 0..<pageCount {
+            // SAFETY: index < pageCount.
+            guard unsafe notes[index].codeMask != 0 || notes[index].blockHead != 0 else { continue }
+            unsafe notes[index].codeMask = 0
+            unsafe notes[index].blockHead = 0
+        }
     }
 
     /// The mask bits that `count` bytes at page offset `offset` touch, up to the end of the page.

@@ -8,13 +8,17 @@
 #endif
 
 /// The way memory is accessed, which decides what a page's protection means.
-enum AccessSet: Int {
+enum AccessSet: Int, CaseIterable {
     /// CPL 0 to 2, user pages refused when SMAP is on.
     case supervisor = 0
     /// CPL 3.
     case user = 1
     /// CPL 0 to 2 with RFLAGS.AC set: SMAP is suspended.
     case supervisorToUser = 2
+
+    /// Entries of the soft TLB, a power of two, and the number of the first among those of all sets.
+    var entryCount: Int { self == .user ? 1 << 14 : self == .supervisor ? 1 << 13 : 1 << 10 }
+    var firstEntry: Int { self == .user ? 0 : self == .supervisor ? 1 << 14 : 1 << 14 + 1 << 13 }
 }
 
 /// Direct-mapped entries for the three access sets.
@@ -35,8 +39,7 @@ enum AccessSet: Int {
     }
 
     static let invalidTag: UInt64 = 1
-    static let entriesPerSet = 1024
-    static let setCount = 3
+    static let entryCount = AccessSet.allCases.reduce(0) { $0 + $1.entryCount }
     private static let empty = Entry(readTag: invalidTag, writeTag: invalidTag, fetchTag: invalidTag, addend: 0)
 
     /// What translated code runs with: fields of `ContextLayout`, the last of which are the entries.
@@ -46,12 +49,12 @@ enum AccessSet: Int {
     private let globals: UnsafeMutablePointer<Bool>
     /// Physical page of each entry.
     private let frames: UnsafeMutablePointer<UInt64>
-    /// How many entries were filled for pages that are not global since they were last flushed, then which.
-    private let local: UnsafeMutablePointer<Int32>
-    private static let localCapacity: Int32 = 1024
+    /// Entries that were filled since they were last flushed: of pages that are not global, and of global ones.
+    private let local: FilledEntries
+    private let global: FilledEntries
 
     init() {
-        let count = Self.entriesPerSet * Self.setCount
+        let count = Self.entryCount
         // From the system, so that it is zero and touched only as it is used.
         guard let memory = unsafe calloc(1, ContextLayout.size) else {
             preconditionFailure("the host has no memory for a soft TLB of \(ContextLayout.size) bytes")
@@ -61,8 +64,8 @@ enum AccessSet: Int {
         unsafe entries = (memory + ContextLayout.translations).bindMemory(to: Entry.self, capacity: count)
         unsafe globals = .allocate(capacity: count)
         unsafe frames = .allocate(capacity: count)
-        unsafe local = .allocate(capacity: Int(Self.localCapacity) + 1)
-        unsafe local.initialize(repeating: 0, count: Int(Self.localCapacity) + 1)
+        local = FilledEntries()
+        global = FilledEntries()
         // SAFETY: all three have `count` elements.
         unsafe entries.initialize(repeating: Self.empty, count: count)
         unsafe globals.initialize(repeating: false, count: count)
@@ -73,12 +76,13 @@ enum AccessSet: Int {
         unsafe free(context)
         unsafe globals.deallocate()
         unsafe frames.deallocate()
-        unsafe local.deallocate()
+        local.deallocate()
+        global.deallocate()
     }
 
     @inline(__always)
     private func position(_ linear: UInt64, _ set: AccessSet) -> Int {
-        set.rawValue &* Self.entriesPerSet &+ (Int(truncatingIfNeeded: linear &>> 12) & (Self.entriesPerSet &- 1))
+        set.firstEntry &+ (Int(truncatingIfNeeded: linear &>> 12) & (set.entryCount &- 1))
     }
 
     /// The host address of `size` bytes at `linear` if they may be read and lie in one page.
@@ -129,13 +133,7 @@ enum AccessSet: Int {
         if fetch { unsafe entry.pointee.fetchTag = page }
         unsafe globals[position] = global
         unsafe frames[position] = frame
-        if !global { noteLocal(position) }
-    }
-
-    private func noteLocal(_ position: Int) {
-        // SAFETY: the list has room for the count and `localCapacity` positions.
-        unsafe local[0] &+= 1
-        if unsafe local[0] <= Self.localCapacity { unsafe local[Int(local[0])] = Int32(truncatingIfNeeded: position) }
+        (global ? self.global : local).append(position)
     }
 
     /// Whether the page of `linear`, which instructions were just fetched from, is global.
@@ -147,34 +145,34 @@ enum AccessSet: Int {
 
     /// Empties every entry, or spares those of global pages.
     func flush(keepingGlobal: Bool) {
-        let count = unsafe local[0]
-        unsafe local[0] = 0
-        if keepingGlobal, count <= Self.localCapacity {
-            for number in 0..<Int(count) {
-                // SAFETY: the list has `count` positions of entries behind the count.
-                let position = unsafe Int(local[number + 1])
+        if local.isComplete, keepingGlobal || global.isComplete {
+            // SAFETY: the lists have positions of entries.
+            local.forEach { position in
                 if unsafe !globals[position] { unsafe entries[position] = Self.empty }
             }
-            return
+            if !keepingGlobal { global.forEach { position in unsafe entries[position] = Self.empty } }
+        } else {
+            for position in 0..<Self.entryCount {
+                // SAFETY: `position` is below the allocated count.
+                if keepingGlobal, unsafe globals[position] { continue }
+                unsafe entries[position] = Self.empty
+            }
         }
-        for position in 0..<Self.entriesPerSet * Self.setCount {
-            // SAFETY: `position` is below the allocated count.
-            if keepingGlobal, unsafe globals[position] { continue }
-            unsafe entries[position] = Self.empty
-        }
+        local.empty()
+        if !keepingGlobal { global.empty() }
     }
 
     /// Empties the entries for the page of `linear`.
     func flushPage(_ linear: UInt64) {
-        for set in [AccessSet.supervisor, .user, .supervisorToUser] {
-            // SAFETY: `position` is in range by its mask.
-            unsafe entries[position(linear, set)] = Self.empty
-        }
+        // SAFETY: `position` is in range by its mask.
+        unsafe entries[position(linear, .supervisor)] = Self.empty
+        unsafe entries[position(linear, .user)] = Self.empty
+        unsafe entries[position(linear, .supervisorToUser)] = Self.empty
     }
 
     /// Sends the next write to each page the slow way.
     func protectAll() {
-        for position in 0..<Self.entriesPerSet * Self.setCount {
+        for position in 0..<Self.entryCount {
             // SAFETY: `position` is below the allocated count.
             unsafe entries[position].writeTag = Self.invalidTag
         }
@@ -182,9 +180,60 @@ enum AccessSet: Int {
 
     /// Sends writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
-        for position in 0..<Self.entriesPerSet * Self.setCount {
-            // SAFETY: `position` is below the allocated count.
-            if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+        guard local.isComplete, global.isComplete else {
+            for position in 0..<Self.entryCount {
+                // SAFETY: `position` is below the allocated count.
+                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+            }
+            return
+        }
+        for list in [local, global] {
+            list.forEach { position in
+                // SAFETY: the lists have positions of entries.
+                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+            }
+        }
+    }
+
+    /// A device was accessed, which may have raised an interrupt: translated code that allows interrupts leaves.
+    func noteInterrupt() {
+        // SAFETY: a field of the context.
+        unsafe context.storeBytes(of: true, toByteOffset: ContextLayout.interruptWaits, as: Bool.self)
+    }
+}
+
+/// Numbers of entries that were filled, as long as there is room for them.
+@safe private struct FilledEntries {
+    /// How many there were, then the first of them.
+    private let numbers: UnsafeMutablePointer<Int32>
+    private static let capacity: Int32 = 4096
+
+    init() {
+        unsafe numbers = .allocate(capacity: Int(Self.capacity) + 1)
+        // SAFETY: the first of them.
+        unsafe numbers[0] = 0
+    }
+
+    func deallocate() { unsafe numbers.deallocate() }
+
+    /// Whether it has all of them.
+    var isComplete: Bool { unsafe numbers[0] <= Self.capacity }
+
+    func append(_ entry: Int) {
+        // SAFETY: there is room for the count and `capacity` numbers; the count stops above it.
+        guard unsafe numbers[0] <= Self.capacity else { return }
+        unsafe numbers[0] += 1
+        if unsafe numbers[0] <= Self.capacity { unsafe numbers[Int(numbers[0])] = Int32(truncatingIfNeeded: entry) }
+    }
+
+    func empty() { unsafe numbers[0] = 0 }
+
+    /// To be called while it is complete.
+    @inline(__always)
+    func forEach(_ body: (Int) -> Void) {
+        for number in 0..<Int(unsafe numbers[0]) {
+            // SAFETY: as many follow the count.
+            body(unsafe Int(numbers[number + 1]))
         }
     }
 }

@@ -127,16 +127,14 @@ extension Core {
         pointer &= ~15
         let set: AccessSet = level == 3 ? .user : .supervisor
         let oldStack = UInt64(segments[Int(SegmentIndex.ss)].selector)
-        var frame = [UInt64]()
-        frame.reserveCapacity(6)
-        if let errorCode = event.errorCode { frame.append(UInt64(errorCode)) }
-        frame += [
-            rip, UInt64(segments[Int(SegmentIndex.cs)].selector), flagsImage(event), self[gpr: RegisterIndex.rsp],
-            oldStack,
+        let frame: InlineArray<6, UInt64> = [
+            UInt64(event.errorCode ?? 0), rip, UInt64(segments[Int(SegmentIndex.cs)].selector), flagsImage(event),
+            self[gpr: RegisterIndex.rsp], oldStack,
         ]
-        pointer &-= UInt64(frame.count * 8)
-        for (position, value) in frame.enumerated() {
-            do throws(Fault) { try store(value, at: pointer &+ UInt64(position * 8), set) } catch {
+        let first = event.errorCode == nil ? 1 : 0
+        pointer &-= UInt64((frame.count - first) * 8)
+        for position in first..<frame.count {
+            do throws(Fault) { try store(frame[position], at: pointer &+ UInt64((position - first) * 8), set) } catch {
                 throw onStack(error)
             }
         }

@@ -93,6 +93,15 @@ struct BlockTranslator: ~Copyable {
                 code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
                 if i.usesX87 { x87Loaded = false }
                 flagsInHost = true
+            case .system:
+                translateSystem(i)
+                open = false
+            case .systemHelper:
+                saveFlags()
+                code.moveImmediate(.second, UInt64(slot))
+                code.call(routines.interpret)
+                edge(i.nextPageOffset, count: self.count)
+                open = false
             case .leave:
                 saveFlags()
                 let place = code.jump()

@@ -48,13 +48,15 @@ enum ContextLayout {
     static let x87Saved = 140
     /// The address of the x87 unit's last memory operand.
     static let x87Data = 144
+    /// Whether an interrupt may wait. One byte.
+    static let interruptWaits = 141
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
 
     /// Entries of `jumpEntrySize` bytes: key, code, page base.
     static let jumpTable = 4096
     static let jumpEntrySize = 32
-    static let jumpIndexBits = 12
+    static let jumpIndexBits = 14
     static let jumpKey = 0
     static let jumpCode = 8
     static let jumpPage = 16
@@ -62,8 +64,7 @@ enum ContextLayout {
     /// The soft TLB.
     static let translations = jumpTable + jumpEntrySize << jumpIndexBits
     static let size =
-        translations + TranslationBuffer.setCount * TranslationBuffer.entriesPerSet
-        * MemoryLayout<TranslationBuffer.Entry>.stride
+        translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
 }
 
 /// Why translated code was left.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs translated blocks, translates those that run often, and interprets the rest.
 
+import Hypervisor
 import X86
 
 extension Core {
@@ -31,12 +32,15 @@ extension Core {
             // SAFETY: only distances between fields of one structure are taken.
             unsafe withUnsafeMutablePointer(to: &self) { core in
                 let start = UnsafeRawPointer(core)
-                let general = unsafe withUnsafePointer(to: &core.pointee.general) {
-                    unsafe UnsafeRawPointer($0) - start
+                func offset<Field>(_ field: inout Field) -> Int {
+                    unsafe withUnsafePointer(to: &field) { unsafe UnsafeRawPointer($0) - start }
                 }
-                let xmm = unsafe withUnsafePointer(to: &core.pointee.xmm) { unsafe UnsafeRawPointer($0) - start }
-                let mxcsr = unsafe withUnsafePointer(to: &core.pointee.mxcsr) { unsafe UnsafeRawPointer($0) - start }
-                return SharedRoutines.CoreOffsets(general: general, xmm: xmm, mxcsr: mxcsr)
+                return unsafe SharedRoutines.CoreOffsets(
+                    general: offset(&core.pointee.general), xmm: offset(&core.pointee.xmm),
+                    mxcsr: offset(&core.pointee.mxcsr), systemFlags: offset(&core.pointee.systemFlags),
+                    privilege: offset(&core.pointee.privilege), accessSet: offset(&core.pointee.accessSet),
+                    gsBase: offset(&core.pointee.segmentBase) + Int(SegmentIndex.gs) * 8,
+                    kernelGSBase: offset(&core.pointee.msr.kernelGSBase))
             }
         }
 
@@ -49,7 +53,8 @@ extension Core {
                 guard let entry = translation(of: slot, translator) else {
                     site = 0
                     counts.interpretedBlocks &+= 1
-                    if try executeBlocks(.block) || budget < 0 || mode != .bits64 { return }
+                    let isSystem = try executeBlocks(.block)
+                    if budget < 0 || mode != .bits64 || isSystem && mustLook { return }
                     continue
                 }
                 if site != 0, blocks.evictions == evictions { translator.link(site, to: entry) }
@@ -67,15 +72,25 @@ extension Core {
                     counts.dispatches &+= 1
                 case .interpret:
                     counts.interpretations &+= 1
-                    if try interpretAlone(detail) { return }
+                    if try interpretAlone(detail), mustLook { return }
                 case .stopped, nil:
                     counts.stops &+= 1
                     if let fault = pendingFault {
                         pendingFault = nil
                         throw fault
                     }
+                    if mustLook { return }
                 }
-                if budget < 0 { return }
+                if budget < 0 || mode != .bits64 { return }
+            }
+        }
+
+        /// Whether something may have to be done between two instructions, after one of the system's.
+        private var mustLook: Bool {
+            mutating get {
+                mode != .bits64 || failure != nil || activity != .running || interruptShadow || has(.trap)
+                    || debug[5] & DebugControl.enabled != 0 || pendingNMI
+                    || has(.interrupt) && interrupts.hasPendingInterrupt
             }
         }
 
@@ -96,7 +111,7 @@ extension Core {
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             if unsafe header.pointee.code != 0 {
-                return unsafe header.pointee.codeSet == accessSet ? Int(header.pointee.code) : nil
+                return unsafe Int(header.pointee.code)
             }
             unsafe header.pointee.heat &+= 1
             guard unsafe header.pointee.heat >= configuration.translationHeat else { return nil }
@@ -111,10 +126,10 @@ extension Core {
             }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            let entry = unsafe translator.translate(slot + 1, count: Int(header.pointee.count), accessSet, blocks)
+            let entry = unsafe translator.translate(
+                slot + 1, count: Int(header.pointee.count), header.pointee.set, blocks)
             guard entry != 0 else { return nil }
             unsafe header.pointee.code = UInt32(entry)
-            unsafe header.pointee.codeSet = accessSet
             return entry
         }
 
@@ -134,10 +149,7 @@ extension Core {
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
-            unsafe context.storeBytes(
-                of: segmentBase[Int(SegmentIndex.fs)], toByteOffset: ContextLayout.fsBase, as: UInt64.self)
-            unsafe context.storeBytes(
-                of: segmentBase[Int(SegmentIndex.gs)], toByteOffset: ContextLayout.gsBase, as: UInt64.self)
+            storeSystemState()
             unsafe context.storeBytes(
                 of: allowsHostVectors, toByteOffset: ContextLayout.vectorAllowed, as: Bool.self)
             unsafe context.storeBytes(of: allowsHostX87, toByteOffset: ContextLayout.x87Allowed, as: Bool.self)
@@ -177,6 +189,18 @@ extension Core {
             let word = UInt16(truncatingIfNeeded: bits >> 11 & 1 | (bits & 0xd5 | 2) << 8)
             // SAFETY: fields of the context.
             unsafe translations.context.storeBytes(of: word, toByteOffset: ContextLayout.flags, as: UInt16.self)
+        }
+
+        @inline(__always)
+        private mutating func storeSystemState() {
+            // SAFETY: fields of the context.
+            unsafe translations.context.storeBytes(
+                of: pendingNMI || interrupts.hasPendingInterrupt, toByteOffset: ContextLayout.interruptWaits,
+                as: Bool.self)
+            unsafe translations.context.storeBytes(
+                of: segmentBase[Int(SegmentIndex.fs)], toByteOffset: ContextLayout.fsBase, as: UInt64.self)
+            unsafe translations.context.storeBytes(
+                of: segmentBase[Int(SegmentIndex.gs)], toByteOffset: ContextLayout.gsBase, as: UInt64.self)
         }
 
         @inline(__always)
@@ -246,6 +270,21 @@ extension Core {
             }
         }
 
+        /// The same for translated code, which can go on if it returns true.
+        private mutating func executeInside(_ i: DecodedInstruction) throws(Fault) -> Bool {
+            guard i.handler == .system else {
+                try executeAlone(i)
+                return true
+            }
+            let set = accessSet
+            let generation = blocks.generation(set)
+            rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
+            try executeSystem(i)
+            if mustLook || accessSet != set || blocks.generation(set) != generation { return false }
+            storeSystemState()
+            return true
+        }
+
         /// Runs the instruction in `slot` in the midst of translated code. Returns 1 if that must be left: RIP says where.
         fileprivate mutating func interpretInside(_ slot: UInt32) -> UInt32 {
             counts.helperCalls &+= 1
@@ -257,8 +296,7 @@ extension Core {
             takeX87()
             let invalidations = code.invalidations
             do throws(Fault) {
-                try executeAlone(i)
-                if code.invalidations == invalidations, failure == nil {
+                if try executeInside(i), code.invalidations == invalidations, failure == nil {
                     if usesFlags { storeFlags() }
                     storeBudget()
                     return 0
@@ -286,6 +324,7 @@ extension Core {
             case .vector: return VectorOperation(rawValue: operation).map { FlagUse.vector($0).changes } ?? true
             default:
                 switch Operation(rawValue: operation) {
+                case .rdtsc, .rdtscp, .rdmsr, .wrmsr, .cpuid, .in, .out, .movFromControl, .invlpg: return false
                 case .mov, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .push, .pop, .leave, .xchg, .lea: return false
                 default: return true
                 }

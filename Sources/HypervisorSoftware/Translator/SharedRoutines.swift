@@ -26,12 +26,19 @@ struct SharedRoutines {
         var general: Int
         var xmm: Int
         var mxcsr: Int
+        var systemFlags: Int
+        var privilege: Int
+        var accessSet: Int
+        var gsBase: Int
+        var kernelGSBase: Int
     }
+    let core: CoreOffsets
 
     /// Registers that a C function keeps.
     private static let kept: [HostRegister] = [.rbp, .rbx, .r12, .r13, .r14, .r15]
 
     init(_ code: inout Assembler, _ core: CoreOffsets) {
+        self.core = core
         loadVectors = code.position
         Self.moveVectors(&code, core, isLoad: true)
         Self.set(&code, ContextLayout.vectorLoaded, 1)

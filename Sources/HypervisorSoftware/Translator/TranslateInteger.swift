@@ -12,13 +12,14 @@ extension BlockTranslator {
         case .div, .idiv: divide(operation, i)
         case .push: push(i)
         case .pop: pop(i)
+        case .pushf: pushFlags()
         case .leave: leaveFrame()
         case .lea: loadAddress(i)
         default:
             if i.isMemory {
                 // CMPXCHG16B is the one that wants alignment.
                 let memory = access(
-                    i, size: accessSize(operation, i), memoryUse(operation),
+                    i, size: accessSize(operation, i), memoryUse(operation, i),
                     aligned: operation == .cmpxchg8b && i.operandSize == 8)
                 if needsFlags { restoreFlags() }
                 memoryForm(operation, i, memory)
@@ -43,8 +44,9 @@ extension BlockTranslator {
         }
     }
 
-    private func memoryUse(_ operation: Operation) -> MemoryUse {
-        switch operation {
+    private func memoryUse(_ operation: Operation, _ i: DecodedInstruction) -> MemoryUse {
+        if i.shape == Form.regRM.rawValue { return .read }
+        return switch operation {
         case .cmp, .test, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .mul, .imul, .imul2, .imul3, .bt, .bsf,
             .bsr, .popcnt, .crc32:
             .read

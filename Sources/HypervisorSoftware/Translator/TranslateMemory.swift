@@ -114,7 +114,7 @@ extension BlockTranslator {
         let entrySize = MemoryLayout<TranslationBuffer.Entry>.stride
         code.instruction(wide: false, 0xc1, reg: 5, rm: .register(.second))  // SHR
         code.byte(UInt8(12 - entrySize.trailingZeroBitCount))
-        code.arithmetic(4, wide: false, .register(.second), Int32((TranslationBuffer.entriesPerSet - 1) * entrySize))
+        code.arithmetic(4, wide: false, .register(.second), Int32((set.entryCount - 1) * entrySize))
     }
 
     /// Compares the page of the address in the first register: a byte behind it, or the address itself with the bits
@@ -130,8 +130,8 @@ extension BlockTranslator {
     }
 
     private func tlbEntry(_ field: Int) -> HostMemory {
-        let setSize = TranslationBuffer.entriesPerSet * MemoryLayout<TranslationBuffer.Entry>.stride
-        let offset = ContextLayout.translations + set.rawValue * setSize + field
+        let first = set.firstEntry * MemoryLayout<TranslationBuffer.Entry>.stride
+        let offset = ContextLayout.translations + first + field
         return HostMemory(.context, index: .second, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
     }
 }

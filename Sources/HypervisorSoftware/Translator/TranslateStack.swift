@@ -2,7 +2,7 @@
 // PUSH, POP and LEAVE, division, jumps, calls and returns in 64-bit mode. Intel SDM volume 2.
 
 extension BlockTranslator {
-    private var stackPointer: HostRegister { .r15 }
+    var stackPointer: HostRegister { .r15 }
     private var framePointer: HostRegister { .r14 }
 
     mutating func push(_ i: DecodedInstruction) {

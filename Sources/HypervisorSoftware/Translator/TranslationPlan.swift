@@ -9,6 +9,8 @@ enum TranslationPlan: UInt8 {
     case nothing
     /// The interpreter runs it, called from the translated code, which then goes on.
     case helper
+    /// A system instruction with host code of its own, or one after which the interpreter comes back.
+    case system, systemHelper
     /// Translated code ends before it, and the interpreter runs it.
     case leave
     /// Jumps, calls and returns.
@@ -17,7 +19,8 @@ enum TranslationPlan: UInt8 {
     /// The plan for `i`, of a block of 64-bit code.
     static func of(_ i: DecodedInstruction) -> TranslationPlan {
         switch i.handler {
-        case .invalid, .system, .endOfBlock, .blockInvalid, .loop: return .leave
+        case .system: return system(i)
+        case .invalid, .endOfBlock, .blockInvalid, .loop: return .leave
         case .x87: return x87(i)
         case .vector: return vector(i)
         case .nop: return .nothing
@@ -31,6 +34,14 @@ enum TranslationPlan: UInt8 {
         guard i.isMemory else { return true }
         return !i.traits.contains(.legacyAddress) && i.base < RegisterIndex.fourGiB && i.index <= RegisterIndex.zero
             && abs(Int(i.displacement)) < Int(Int32.max) - 32
+    }
+
+    private static func system(_ i: DecodedInstruction) -> TranslationPlan {
+        switch Operation(rawValue: i.operation) {
+        case .cli, .sti, .swapgs, .stac, .clac: .system
+        case .popf, .rdtsc, .rdtscp, .rdmsr, .wrmsr, .cpuid, .in, .out, .movFromControl, .invlpg: .systemHelper
+        default: .leave
+        }
     }
 
     private static func integer(_ i: DecodedInstruction) -> TranslationPlan {
@@ -52,6 +63,7 @@ enum TranslationPlan: UInt8 {
         case .bt, .bts, .btr, .btc: return i.isMemory && i.shape == Form.rmReg.rawValue ? .helper : .integer
         case .push: return size == 8 ? .integer : .helper
         case .pop: return size == 8 && !i.isMemory ? .integer : .helper
+        case .pushf: return size == 8 ? .integer : .helper
         case .leave: return size == 8 ? .integer : .helper
         case .nop, .pause: return .nothing
         case .fence: return i.isMemory ? .helper : .nothing
@@ -107,10 +119,10 @@ enum TranslationPlan: UInt8 {
     func canStop(_ i: DecodedInstruction) -> Bool {
         switch self {
         case .nothing: return false
-        case .helper, .leave, .flow, .vector, .x87: return true
+        case .helper, .system, .systemHelper, .leave, .flow, .vector, .x87: return true
         case .integer:
             switch Operation(rawValue: i.operation) {
-            case .push, .pop, .leave, .div, .idiv: return true
+            case .push, .pop, .pushf, .leave, .div, .idiv: return true
             case .lea: return false
             default: return i.isMemory
             }
@@ -123,7 +135,7 @@ enum TranslationPlan: UInt8 {
         case .integer: Operation(rawValue: i.operation).map { FlagUse.integer($0, i) } ?? .none
         case .vector: VectorOperation(rawValue: i.operation).map { FlagUse.vector($0) } ?? .none
         // All flags are seen there anyway.
-        case .nothing, .helper, .leave, .flow, .x87: .none
+        case .nothing, .helper, .system, .systemHelper, .leave, .flow, .x87: .none
         }
     }
 }
