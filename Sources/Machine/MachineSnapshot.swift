@@ -16,7 +16,7 @@ extension Machine {
     }
 
     /// Places of 64 KiB that a copy reads before they are used: most of what a guest needs to run a command.
-    private static let workingSetLimit = 512
+    private static let workingSetLimit = 320
 
     /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
     private func frozen(
