@@ -11,8 +11,9 @@ import stat
 import subprocess
 import threading
 import time
+import zipfile
 
-from harness import CACHE, INIT, Failure, Process, Shell, Skip, require
+from harness import CACHE, INIT, Failure, Process, Shell, Skip, require, run
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
@@ -29,14 +30,14 @@ REFUSED, NOT_FOUND, BY_SIGNAL = 125, 127, 128
 
 
 @contextlib.contextmanager
-def booted(bench, name, memory="256M"):
+def booted(bench, name, memory="256M", options=()):
     """A test guest with drivers, ticking, with an echo server at vsock port 7."""
     initramfs = CACHE / "initramfs-disk.cpio"
     if not initramfs.exists():
         raise Skip("guest/build-initramfs --modules was not run")
     with bench.start(
             "boot", bench.kernel, initramfs, "--name", name, "--memory", memory, "--accel", "software", "--cmdline",
-            "smolvmm.run=test quiet") as machine:
+            "smolvmm.run=test quiet", *options) as machine:
         machine.expect(INIT, BOOT_SECONDS)
         machine.tick()
         # The agent starts beside init, and may come after its first tick.
@@ -395,6 +396,29 @@ def kernel_reseeds(bench):
         require(text.split()[-1] == "1", f"the copy's kernel has reseeded so often: {text}")
 
 
+def frozen_when_told(bench):
+    """--snapshot-when has the agent make the guest ready: what was written is on the disk that is frozen, and copies go on"""
+    name = bench.new_name()
+    bundle, disk, raw = bench.file("told.smolmachine"), bench.file("told.img"), bench.file("told.raw")
+    with open(disk, "wb") as file:
+        file.truncate(32 << 20)
+    status, _, errors = run(["mke2fs", "-q", "-F", "-t", "ext4", disk])
+    require(status == 0, errors)
+    words = b"words that are on the disk"
+    with booted(
+            bench, name, options=["--disk", f"{disk},overlay", "--snapshot-when", "FREEZE NOW", "-o", bundle]) as machine:
+        execute(bench, name, "sh", "-c", "mkdir /run/disk; mount -t ext4 /dev/vda /run/disk")
+        execute(bench, name, "sh", "-c", "cat >/run/disk/file", options=["-i"], given=words)
+        machine.send("echo FREEZE NOW")
+        require(machine.wait(EXEC_SECONDS) == 0, "the machine was not frozen")
+    with zipfile.ZipFile(bundle) as archive:
+        bench.file("told.qcow2").write_bytes(archive.read("disks/0.qcow2"))
+    bench.run("disk", "convert", bench.file("told.qcow2"), raw)
+    require(words in raw.read_bytes(), "the frozen disk has not what was written")
+    output, _ = bench.run("run", bundle, "--", "cat", "/run/disk/file")
+    require(output.encode() == words, f"the copy's file has {output!r}")
+
+
 def agent_is_init(bench):
     """the agent is a guest's first process: it mounts, loads drivers, runs a start script, and starts again in copies"""
     initramfs = CACHE / "initramfs-disk.cpio"
@@ -480,5 +504,5 @@ def run_and_detach(bench):
 TESTS = [
     vsock_echoes, vsock_calls_the_host, vsock_survives_snapshots, commands_run, without_an_agent, many_commands,
     signals_and_terminals, files_are_copied, snapshot_during_a_copy, copies_differ, running_processes_differ, kernel_reseeds,
-    run_and_detach, agent_is_init, debian_has_the_agent,
+    run_and_detach, frozen_when_told, agent_is_init, debian_has_the_agent,
 ]

@@ -148,6 +148,21 @@ extension Machine {
         }
     }
 
+    /// Has the guest made ready while it goes on; the freeze follows by mail. False when there is nothing to wait for.
+    func prepare(for trigger: FreezeTrigger) -> Bool {
+        guard let prepare = trigger.prepare else { return false }
+        let control = control
+        do throws(MachineError) {
+            try HostThread.start {
+                prepare(control)
+                control.post(.prepared)
+            }
+            return true
+        } catch {
+            return false
+        }
+    }
+
     /// Writes the bundle that a text on the console set off; the machine ends with it.
     func freeze(at trigger: FreezeTrigger) -> MachineEnd {
         flushConsole()
