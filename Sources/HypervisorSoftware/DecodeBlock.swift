@@ -66,7 +66,7 @@ extension Core {
         guard physical.isWritable(address) else { return }
         let mask = physical.codeMask(address)
         physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
-        if mask == 0, physical.takeWritten(address) { code.protect(frame: address & ~4095) }
+        if mask == 0, physical.endWrites(address) { code.protect(frame: address & ~4095) }
     }
 
     /// Decodes one instruction into the scratch slots, fetching from the next page as well if it must.

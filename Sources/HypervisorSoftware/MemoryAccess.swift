@@ -158,9 +158,10 @@ extension Core {
     ) {
         if access != .fetch, isWatched(linear) { return }
         let page = translation.physical & ~4095
+        physical.noteUse(page)
         let canWrite =
             access == .write && physical.isWritable(page) && physical.codeMask(page) == 0
-        if canWrite { physical.noteWritten(page) }
+        if canWrite { physical.allowWrites(page) }
         // SAFETY: `host` points into the page of `translation.physical`; stepping back by the offset stays in it.
         let start = unsafe host - Int(translation.physical & 4095)
         unsafe translations.fill(

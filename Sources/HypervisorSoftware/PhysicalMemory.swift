@@ -4,23 +4,19 @@
 import GuestMemory
 
 #if canImport(Glibc)
-    import Glibc
+    internal import Glibc
 #else
-    import Darwin
+    internal import Darwin
 #endif
 
-/// What is known of a page of guest memory. All zero at first.
-private struct PageNotes {
-    /// One bit for each 64 bytes that a block was decoded from.
-    var codeMask: UInt64
-    /// The first block decoded from the page, or 0.
-    var blockHead: UInt32
+/// What is known of the writes to a page. All zero at first.
+private struct PageWrites: BitwiseCopyable {
     /// Writes that touched none of its blocks, since these were last forgotten for that.
-    var besideWrites: UInt16
+    var besideCode: UInt16
     /// How often they were, up to a limit.
     var forgotten: UInt8
     /// A soft TLB may let writes through.
-    var isWritten: Bool
+    var areAllowed: Bool
 }
 
 /// Host pointers for guest-physical pages, with a mask of the decoded code in each page of RAM.
@@ -30,11 +26,19 @@ private struct PageNotes {
     private let high: UnsafeMutableRawPointer
     private let highSize: UInt64
     private let rom: UnsafeMutableRawPointer
-    private let notes: UnsafeMutablePointer<PageNotes>
+    /// One bit for each 64 bytes of a page that a block was decoded from.
+    private let codeMasks: UnsafeMutablePointer<UInt64>
+    /// The first block decoded from each page.
+    private let blockHeads: UnsafeMutablePointer<UInt32>
+    private let writes: UnsafeMutablePointer<PageWrites>
     private let pageCount: Int
-    /// So many writes beside a page's code, and the code is better forgotten: at first, and at most.
-    private static let besideWrites: UInt16 = 64
+    /// So many writes beside a page's code, and the code is better forgotten; and how often that doubles.
+    private static let besideCode: UInt16 = 64
     private static let mostForgotten: UInt8 = 9
+    /// When each group of pages was translated to last, counted in translations; 0: never. The last element counts them.
+    private let uses: UnsafeMutablePointer<UInt64>
+    private let groupCount: Int
+    private static let pagesInGroup = 16
 
     init(_ memory: GuestMemory) {
         let regions = memory.regions
@@ -45,15 +49,49 @@ private struct PageNotes {
         highSize = hasHigh ? regions[1].size : 0
         unsafe rom = regions[regions.count - 1].host
         pageCount = Int((lowSize + highSize + GuestMemory.romSize) / GuestMemory.pageSize)
-        // From the system, so that it is zero and touched only as it is used.
-        guard let table = unsafe calloc(pageCount, MemoryLayout<PageNotes>.stride) else {
-            preconditionFailure("the host has no memory for notes on \(pageCount) pages")
-        }
-        // SAFETY: it has room for `pageCount` elements, for which zero is a value.
-        unsafe notes = table.bindMemory(to: PageNotes.self, capacity: pageCount)
+        groupCount = pageCount / Self.pagesInGroup + 1
+        unsafe codeMasks = Self.zeros(pageCount)
+        unsafe blockHeads = Self.zeros(pageCount)
+        unsafe writes = Self.zeros(pageCount)
+        unsafe uses = Self.zeros(groupCount + 1)
     }
 
-    func deallocate() { unsafe free(notes) }
+    /// From the system, so that it takes neither time nor memory for pages that nobody uses.
+    private static func zeros<Element: BitwiseCopyable>(_ count: Int) -> UnsafeMutablePointer<Element> {
+        guard let memory = unsafe calloc(count, MemoryLayout<Element>.stride) else {
+            preconditionFailure("the host has no memory for a table of \(count) pages")
+        }
+        // SAFETY: zero bytes are a value of each type used here, and there is room for `count`.
+        return unsafe memory.bindMemory(to: Element.self, capacity: count)
+    }
+
+    func deallocate() {
+        unsafe free(codeMasks)
+        unsafe free(blockHeads)
+        unsafe free(writes)
+        unsafe free(uses)
+    }
+
+    /// A page has been translated to. Only for addresses where `pointer` is not nil.
+    @inline(__always)
+    func noteUse(_ physical: UInt64) {
+        // SAFETY: `uses` has an element for each group of pages, and one more.
+        unsafe uses[groupCount] &+= 1
+        unsafe uses[pageIndex(physical) / Self.pagesInGroup] = uses[groupCount]
+    }
+
+    /// RAM that was used last, the latest first: the start of each 64 KiB.
+    func recentlyUsed(limit: Int) -> [UInt64] {
+        var found: [(use: UInt64, address: UInt64)] = []
+        for group in 0..<groupCount {
+            // SAFETY: as in `noteUse`.
+            let use = unsafe uses[group]
+            let offset = UInt64(group * Self.pagesInGroup) << 12
+            guard use > 0, offset < lowSize + highSize else { continue }
+            found.append((use, offset < lowSize ? offset : offset - lowSize + GuestMemory.holeEnd.rawValue))
+        }
+        return found.sorted { $0.use > $1.use }.prefix(limit).map(\.address)
+    }
 
     /// The host address of the byte at `physical`, valid to the end of its page; nil where there is no memory.
     @inline(__always)
@@ -96,59 +134,56 @@ private struct PageNotes {
 
     func codeMask(_ physical: UInt64) -> UInt64 {
         // SAFETY: pageIndex is below pageCount.
-        unsafe notes[pageIndex(physical)].codeMask
+        unsafe codeMasks[pageIndex(physical)]
     }
 
     func setCodeMask(_ physical: UInt64, _ mask: UInt64) {
         // SAFETY: as in `codeMask`.
-        unsafe notes[pageIndex(physical)].codeMask = mask
+        unsafe codeMasks[pageIndex(physical)] = mask
     }
 
     func blockHead(_ physical: UInt64) -> UInt32 {
         // SAFETY: as in `codeMask`.
-        unsafe notes[pageIndex(physical)].blockHead
+        unsafe blockHeads[pageIndex(physical)]
     }
 
     func setBlockHead(_ physical: UInt64, _ slot: UInt32) {
         // SAFETY: as in `codeMask`.
-        unsafe notes[pageIndex(physical)].blockHead = slot
+        unsafe blockHeads[pageIndex(physical)] = slot
     }
 
     /// From now on a soft TLB lets writes to the page of `physical` through.
-    func noteWritten(_ physical: UInt64) {
+    func allowWrites(_ physical: UInt64) {
         // SAFETY: as in `codeMask`.
-        unsafe notes[pageIndex(physical)].isWritten = true
+        unsafe writes[pageIndex(physical)].areAllowed = true
     }
 
     /// Whether a soft TLB may let writes to the page of `physical` through, which the caller ends.
-    func takeWritten(_ physical: UInt64) -> Bool {
+    func endWrites(_ physical: UInt64) -> Bool {
         let index = pageIndex(physical)
         // SAFETY: as in `codeMask`.
-        defer { unsafe notes[index].isWritten = false }
-        return unsafe notes[index].isWritten
+        defer { unsafe writes[index].areAllowed = false }
+        return unsafe writes[index].areAllowed
     }
 
     /// Counts a write to a page with code that touches none of it. Returns whether the code is better forgotten: what
     /// was a program's may be another's data now. After each time it takes twice as many writes.
     func countWriteBesideCode(_ physical: UInt64) -> Bool {
         // SAFETY: as in `codeMask`.
-        let page = unsafe notes + pageIndex(physical)
-        unsafe page.pointee.besideWrites += 1
-        let limit = unsafe Self.besideWrites << UInt16(page.pointee.forgotten)
-        guard unsafe page.pointee.besideWrites >= limit else { return false }
-        unsafe page.pointee.besideWrites = 0
+        let page = unsafe writes + pageIndex(physical)
+        unsafe page.pointee.besideCode += 1
+        let limit = unsafe Self.besideCode << UInt16(page.pointee.forgotten)
+        guard unsafe page.pointee.besideCode >= limit else { return false }
+        unsafe page.pointee.besideCode = 0
         unsafe page.pointee.forgotten = min(page.pointee.forgotten + 1, Self.mostForgotten)
         return true
     }
 
     /// Forgets all code: no page holds any.
     func forgetCode() {
-        for index in 0..<pageCount {
-            // SAFETY: index < pageCount.
-            guard unsafe notes[index].codeMask != 0 || notes[index].blockHead != 0 else { continue }
-            unsafe notes[index].codeMask = 0
-            unsafe notes[index].blockHead = 0
-        }
+        // SAFETY: both have `pageCount` elements.
+        unsafe codeMasks.update(repeating: 0, count: pageCount)
+        unsafe blockHeads.update(repeating: 0, count: pageCount)
     }
 
     /// The mask bits that `count` bytes at page offset `offset` touch, up to the end of the page.
