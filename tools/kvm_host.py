@@ -290,8 +290,9 @@ class Host:
         return Result(file)
 
     def told(self):
-        """What the emulator and the host's kernel said last."""
-        text = ""
+        """How the emulator ended, if it has, and what it and the host's kernel said last."""
+        status = self.process.poll()
+        text = "" if status is None else f"\nQEMU's status is {status}"
         for name, file in [("QEMU", self.errors), ("the host's console", self.console)]:
             file.seek(0)
             lines = [line for line in file.read().decode(errors="replace").splitlines()

@@ -9,7 +9,7 @@ import time
 from disk_tests import CHECK_FILES, WRITE_FILES
 from harness import CACHE, INIT, ROOT, TICK, Tick, require, run
 
-HOST_SECONDS = 400
+HOST_SECONDS = 300
 BOOT_SECONDS = 120
 
 
@@ -65,21 +65,31 @@ await() {
     done
 }
 type() { echo "$1" >&3; }
-ended() { wait $pid; status=$?; [ $status = $1 ] || fail "status $status"; exec 3>&-; }
+ended() {
+    i=0
+    while kill -0 $pid 2>/dev/null; do
+        i=$((i + 1)); [ $i -lt 900 ] || fail 'still running'
+        sleep 0.1
+    done
+    wait $pid; status=$?; [ $status = $1 ] || fail "status $status"
+    exec 3>&-
+}
 """
 
 
 def on_host(bench, script, files=(), outputs=(), cpus=1):
     """Runs a shell script with PRELUDE on the emulated host and returns its output."""
     files = [f"{bench.kernel}:vmlinuz", f"{bench.initramfs}:initramfs", *files]
-    # The host is an emulation that a busy machine can upset: what ends without having said a word is tried once more.
-    for _ in range(2):
+    # QEMU 7.2 sets a processor's pending interrupts without a lock when a guest is entered, and so loses one at times (later
+    # versions do it atomically): the emulated host stands still or dies then. What happened is shown all the same.
+    for attempt in range(2):
         status, output, errors = kvm_host(
             "sh", "-c", PRELUDE + script, files=files, outputs=outputs,
             options=["--cpus", cpus, "--smolvmm", bench.smolvmm])
-        if status == 0 or output.strip():
+        if status == 0 or attempt == 1:
             break
-    require(status == 0, f"status {status}\n{output[-1500:]}\n{errors[-1500:]}")
+        print(f"    tried once more after status {status}\n{output[-1000:]}\n{errors[-3000:]}", flush=True)
+    require(status == 0, f"status {status}\n{output[-4000:]}\n{errors[-4000:]}")
     return output
 
 
@@ -199,9 +209,11 @@ def refuses_what_the_host_lacks(bench):
         smolvmm boot vmlinuz initramfs --accel kvm </dev/null 2>&1 && fail 'no refusal'
         smolvmm doctor
         mv /dev/hidden /dev/kvm
+        smolvmm boot vmlinuz initramfs --accel kvm --cpu x86-64-v2+vaes </dev/null 2>&1 && fail 'no refusal'
         """)
     require("this host has no /dev/kvm" in output, output)
     require("--accel auto takes the software CPU" in output, output)
+    require("has vaes, which this host's KVM does not offer" in output, output)
 
 
 TESTS = [
