@@ -111,7 +111,8 @@ let package = Package(
         .testTarget(
             name: "smolvmmTests",
             dependencies: [
-                "smolvmm", "Machine", "DiskImage", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "smolvmm", "Machine", "Bundle", "DiskImage",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
     ],
     swiftLanguageModes: [.v6]

@@ -120,3 +120,8 @@ prepare_disks() {
     build_disk_initramfs
     build_tools_disk
 }
+
+# The kernel of the emulated KVM host.
+prepare_kvm_host() {
+    tools/fetch-kernel generic
+}

@@ -223,17 +223,20 @@ def add_machine_options(parser):
     parser.add_argument("--initramfs", default=CACHE / "initramfs.cpio", help="default: %(default)s")
 
 
-def qemu(kernel, initramfs, command_line, memory=256, drives=()):
-    """The peer's command, with virtio disks over MMIO for `drives`. With ACPI on, without which Linux does not find these
-    disks, QEMU's microvm gives it no timer to calibrate against, and it hangs unless it is told `qemu_clock`."""
-    disks = [
+def qemu(kernel, initramfs, command_line, memory=256, drives=(), network=None):
+    """The peer's command, with virtio disks over MMIO for `drives`, and a card for `network`, a -netdev. With ACPI on,
+    without which Linux does not find these, QEMU's microvm gives it no timer to calibrate against, and it hangs unless it
+    is told `qemu_clock`."""
+    devices = [
         word for number, drive in enumerate(drives)
         for word in ("-drive", f"if=none,id=d{number},{drive}", "-device", f"virtio-blk-device,drive=d{number}")]
+    if network is not None:
+        devices += ["-netdev", f"{network},id=n0", "-device", "virtio-net-device,netdev=n0"]
     return [
-        "qemu-system-x86_64", "-M", f"microvm,acpi={'on' if drives else 'off'}", "-accel", "tcg", "-cpu", "max", "-m",
+        "qemu-system-x86_64", "-M", f"microvm,acpi={'on' if devices else 'off'}", "-accel", "tcg", "-cpu", "max", "-m",
         str(memory), "-kernel", kernel, "-initrd", initramfs, "-append",
-        " ".join(["console=ttyS0", command_line, *([qemu_clock()] if drives else [])]),
-        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", *disks]
+        " ".join(["console=ttyS0", command_line, *([qemu_clock()] if devices else [])]),
+        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", *devices]
 
 
 def qemu_clock():

@@ -227,16 +227,22 @@ def open_connections_are_reset(bench):
 
 
 def transfer_survives_a_snapshot(bench):
-    """a transfer goes on in the original during snapshots"""
+    """a transfer goes on in the original during snapshots, and ends with an error in copies, whose next one is right"""
     count = 100 * MIB
     with Server() as server, shell(bench, "--net", "user") as guest:
         configure(guest)
         guest.begin(f"wget -q -O - http://{GATEWAY}:{server.port}/{count} | sha256sum")
-        for number in range(2):
-            time.sleep(0.3)
-            snapshot(bench, guest, bench.file(f"transfer-{number}.smolmachine"))
+        bundles = [bench.file(f"transfer-{number}.smolmachine") for number in range(3)]
+        for bundle in bundles:
+            time.sleep(0.2)
+            snapshot(bench, guest, bundle)
         _, text = guest.end()
         require(digest(content(count)) in text, "the original's transfer is damaged")
+        for bundle in bundles:
+            with copy(bench, bundle, running=guest.count) as other:
+                _, text = other.end(30)
+                require(digest(content(count)) not in text, f"the copy has all of the original's transfer: {text}")
+                fetch(other, server.port, 5 * MIB)
 
 
 NAMESPACE = """

@@ -24,6 +24,8 @@ enum BundleLimits {
     /// One hash for each 64 KiB of a disk: 256 MiB cover half a TiB.
     static let diskHashes: UInt64 = 256 << 20
     static let chunk: ClosedRange<UInt64> = (64 << 10)...(1 << 20)
+    /// Chunks in `memory.workingset`.
+    static let workingSet = 4096
 }
 
 /// Rules for the names in a bundle.
@@ -50,6 +52,7 @@ enum BundleName {
     static let initramfs = "initramfs"
     static let memoryData = "memory.data"
     static let memoryIndex = "memory.index"
+    static let workingSet = "memory.workingset"
 
     static let disksFolder = "disks/"
 

@@ -11,6 +11,8 @@ public final class BundleReader: Sendable {
 
     let file: InputFile
     let index: MemoryIndex
+    /// Starts of chunks that the guest will most likely use first.
+    let workingSet: [GuestPhysicalAddress]
     /// In the order of the file; the manifest is the last.
     let entries: [ZipEntry]
 
@@ -43,6 +45,13 @@ public final class BundleReader: Sendable {
         let bytes = try Self.read(BundleName.memoryIndex, file, manifest, entries)
         let dataSize = entries.first { $0.name == BundleName.memoryData }?.size ?? 0
         index = try MemoryIndex(bytes, memoryBytes: manifest.configuration.memoryBytes, dataSize: dataSize)
+        let hasWorkingSet = entries.contains { $0.name == BundleName.workingSet }
+        workingSet =
+            hasWorkingSet
+            ? try WorkingSet.decode(
+                try Self.read(BundleName.workingSet, file, manifest, entries), chunkSize: index.chunkSize,
+                ranges: index.ranges)
+            : []
     }
 
     // MARK: - Members

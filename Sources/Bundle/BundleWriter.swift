@@ -3,7 +3,7 @@
 
 internal import HostThreads
 internal import DiskImage
-internal import GuestMemory
+public import GuestMemory
 
 /// What goes into a bundle.
 public struct BundleContents: Sendable {
@@ -17,6 +17,8 @@ public struct BundleContents: Sendable {
     public var memory: any MemorySource
     /// One for each of the configuration's.
     public var disks: [BundleDiskContents] = []
+    /// Where the guest will most likely use memory first.
+    public var workingSet: [GuestPhysicalAddress] = []
 
     public init(
         configuration: MachineConfiguration, parent: BundleIdentifier? = nil, states: [(name: String, json: [UInt8])],
@@ -64,6 +66,9 @@ public enum BundleWriter {
         let (size, crc, index) = try memory.finish()
         try archive.addWritten(BundleName.memoryData, size: size, crc: crc)
         try archive.add(BundleName.memoryIndex, index)
+        let workingSet = WorkingSet.encode(
+            contents.workingSet, chunkSize: MemoryWriter.chunkSize, ranges: contents.memory.ranges)
+        if !workingSet.isEmpty { try archive.add(BundleName.workingSet, workingSet) }
 
         var manifest = Manifest(
             formatVersion: Manifest.newestFormat, generator: generator,
@@ -118,8 +123,8 @@ public enum BundleWriter {
             stateBytes += state.json.count
         }
         try limit("state/", stateBytes, BundleLimits.allStates)
-        // Kernel, initramfs, memory.data, memory.index and the manifest are no states, nor are the disks.
-        let others = 5 + contents.disks.reduce(0) { $0 + 2 + $1.bases.count }
+        // Kernel, initramfs, three members of memory and the manifest are no states, nor are the disks.
+        let others = 6 + contents.disks.reduce(0) { $0 + 2 + $1.bases.count }
         try limit("the list of states", contents.states.count, BundleLimits.members - others)
     }
 

@@ -147,7 +147,7 @@ public struct Manifest: Codable, Equatable, Sendable {
     }
 
     /// The newest format that this code reads, and the one it writes.
-    public static let newestFormat = 2
+    public static let newestFormat = 3
 
     public var formatVersion: Int
     /// The program that wrote the bundle.
@@ -233,7 +233,8 @@ extension Manifest {
         try validate(members)
     }
 
-    /// Each member once, in their order: kernel, initramfs, states, disks with their hashes, memory.data, memory.index.
+    /// Each member once, in their order: kernel, initramfs, states, disks with their hashes, memory.data, memory.index,
+    /// and perhaps memory.workingset.
     private func validate(_ members: [Member]) throws(BundleError) {
         guard members.count <= BundleLimits.members else {
             throw .tooLarge(
@@ -287,6 +288,7 @@ extension Manifest {
         case BundleName.initramfs: (2, UInt64(BundleLimits.initramfs))
         case BundleName.memoryData: (5, 1 << 41)
         case BundleName.memoryIndex: (6, 1 << 30)
+        case BundleName.workingSet: (7, UInt64(4 * BundleLimits.workingSet))
         default:
             if disks.contains(name) {
                 BundleName.hasOwnHashes(name) ? (4, 1 << 43) : (4, BundleLimits.diskHashes)

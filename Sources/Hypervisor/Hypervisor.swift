@@ -113,6 +113,9 @@ public protocol VirtualMachine: AnyObject {
     func guestTimeStops()
     /// Writes of four bytes at `address` set the eventfd `event` instead of reaching the bus; whether the backend can.
     func setNotification(at address: GuestPhysicalAddress, event: Int32) -> Bool
+    /// Where processors have used memory last, the latest first, at most `limit` places of at least 64 KiB each; none where
+    /// the backend does not know.
+    func recentlyUsedMemory(limit: Int) -> [GuestPhysicalAddress]
     /// What it has done, for whoever wants to know where time goes: names and numbers, none where nothing is counted.
     var counts: [(name: String, value: UInt64)] { get }
 }
@@ -125,5 +128,6 @@ extension VirtualMachine {
     public func guestTimeStarts() {}
     public func guestTimeStops() {}
     public func setNotification(at address: GuestPhysicalAddress, event: Int32) -> Bool { false }
+    public func recentlyUsedMemory(limit: Int) -> [GuestPhysicalAddress] { [] }
     public var counts: [(name: String, value: UInt64)] { [] }
 }

@@ -173,7 +173,7 @@ extension SharedCode: MemoryObserver {
     func memoryChanges(_ address: GuestPhysicalAddress, count: UInt64) {
         var position = address.rawValue
         let (end, overflow) = position.addingReportingOverflow(count)
-        guard !overflow else { return }
+        guard !overflow, used > BlockCache.firstFree else { return }
         while position < end, unsafe physical.pointer(position) != nil {
             let next = min(end, (position | 4095) + 1)
             let mask = physical.codeMask(position)
@@ -343,12 +343,13 @@ extension SharedCode: MemoryObserver {
 
     /// Forgets every block. None may be running.
     mutating func empty() {
+        defer { synchronize() }
+        guard shared.used > Self.firstFree else { return }
         shared.used = Self.firstFree
         shared.forgetBlocks()
         // SAFETY: it has as many elements.
         unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
         shared.physical.forgetCode()
-        synchronize()
     }
 
     /// Makes the block that was built at `slot` findable.

@@ -158,6 +158,7 @@ extension Core {
     ) {
         if access != .fetch, isWatched(linear) { return }
         let page = translation.physical & ~4095
+        physical.noteUse(page)
         let canWrite =
             access == .write && physical.isWritable(page) && physical.codeMask(page) == 0
         // SAFETY: `host` points into the page of `translation.physical`; stepping back by the offset stays in it.

@@ -117,6 +117,7 @@ extension Core {
             guard allows(access, set, writable: writable, user: user, executable: executable) else {
                 throw pageFault(linear, code.union(.present))
             }
+            if unsafe physical.pointer(address) != nil { physical.noteUse(address) }
             let wanted = access == .write ? PageEntry.accessed | PageEntry.dirty : PageEntry.accessed
             if entry & wanted != wanted {
                 setEntryBits(address, wanted)

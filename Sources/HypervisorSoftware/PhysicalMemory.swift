@@ -3,6 +3,12 @@
 
 import GuestMemory
 
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
 /// Host pointers for guest-physical pages, with a mask of the decoded code in each page of RAM.
 @safe struct PhysicalMemory {
     private let low: UnsafeMutableRawPointer
@@ -15,6 +21,10 @@ import GuestMemory
     /// The first block decoded from each page.
     private let blockHeads: UnsafeMutablePointer<UInt32>
     private let pageCount: Int
+    /// When each group of pages was translated to last, counted in translations; 0: never. The last element counts them.
+    private let uses: UnsafeMutablePointer<UInt64>
+    private let groupCount: Int
+    private static let pagesInGroup = 16
 
     init(_ memory: GuestMemory) {
         let regions = memory.regions
@@ -25,16 +35,46 @@ import GuestMemory
         highSize = hasHigh ? regions[1].size : 0
         unsafe rom = regions[regions.count - 1].host
         pageCount = Int((lowSize + highSize + GuestMemory.romSize) / GuestMemory.pageSize)
-        unsafe codeMasks = .allocate(capacity: pageCount)
-        unsafe blockHeads = .allocate(capacity: pageCount)
-        // SAFETY: both were allocated with `pageCount` elements.
-        unsafe codeMasks.initialize(repeating: 0, count: pageCount)
-        unsafe blockHeads.initialize(repeating: 0, count: pageCount)
+        groupCount = pageCount / Self.pagesInGroup + 1
+        unsafe codeMasks = Self.zeros(pageCount)
+        unsafe blockHeads = Self.zeros(pageCount)
+        unsafe uses = Self.zeros(groupCount + 1)
+    }
+
+    /// From the system, so that it takes neither time nor memory for pages that nobody uses.
+    private static func zeros<Element: FixedWidthInteger>(_ count: Int) -> UnsafeMutablePointer<Element> {
+        guard let memory = unsafe calloc(count, MemoryLayout<Element>.stride) else {
+            preconditionFailure("the host has no memory for a table of \(count) pages")
+        }
+        // SAFETY: zero bytes are integers, of which there is room for `count`.
+        return unsafe memory.bindMemory(to: Element.self, capacity: count)
     }
 
     func deallocate() {
-        unsafe codeMasks.deallocate()
-        unsafe blockHeads.deallocate()
+        unsafe free(codeMasks)
+        unsafe free(blockHeads)
+        unsafe free(uses)
+    }
+
+    /// A page has been translated to. Only for addresses where `pointer` is not nil.
+    @inline(__always)
+    func noteUse(_ physical: UInt64) {
+        // SAFETY: `uses` has an element for each group of pages, and one more.
+        unsafe uses[groupCount] &+= 1
+        unsafe uses[pageIndex(physical) / Self.pagesInGroup] = uses[groupCount]
+    }
+
+    /// RAM that was used last, the latest first: the start of each 64 KiB.
+    func recentlyUsed(limit: Int) -> [UInt64] {
+        var found: [(use: UInt64, address: UInt64)] = []
+        for group in 0..<groupCount {
+            // SAFETY: as in `noteUse`.
+            let use = unsafe uses[group]
+            let offset = UInt64(group * Self.pagesInGroup) << 12
+            guard use > 0, offset < lowSize + highSize else { continue }
+            found.append((use, offset < lowSize ? offset : offset - lowSize + GuestMemory.holeEnd.rawValue))
+        }
+        return found.sorted { $0.use > $1.use }.prefix(limit).map(\.address)
     }
 
     /// The host address of the byte at `physical`, valid to the end of its page; nil where there is no memory.

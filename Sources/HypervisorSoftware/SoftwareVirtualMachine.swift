@@ -53,6 +53,10 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 
     public func announceMemoryChanges() { code.protectAll() }
 
+    public func recentlyUsedMemory(limit: Int) -> [GuestPhysicalAddress] {
+        code.physical.recentlyUsed(limit: limit).map { GuestPhysicalAddress($0) }
+    }
+
     /// As `makeVirtualCPU`, with what only this backend tells.
     public func makeSoftwareCPU(index: Int, interrupts: any LocalInterruptController) -> SoftwareVirtualCPU {
         let cpu = SoftwareVirtualCPU(

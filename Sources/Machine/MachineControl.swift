@@ -24,6 +24,8 @@ public final class MachineControl: Sendable {
         case memoryLost
         /// The bundle that was begun is written, or not.
         case written(Result<SnapshotReport, MachineError>)
+        /// The guest is ready for the freeze that a text has set off.
+        case prepared
         case stop
     }
 
@@ -163,7 +165,7 @@ public final class MachineControl: Sendable {
         case .pause(let done), .resume(let done): done.deliver(false)
         case .snapshot(let order): order.result.deliver(.failure(.ended))
         case .adjust(_, let done): done.deliver(.failure(.ended))
-        case .written, .stop, .memoryLost: break
+        case .written, .prepared, .stop, .memoryLost: break
         }
     }
 }

@@ -107,6 +107,15 @@ final class MachineEvents: PlatformEvents, SerialSink, ConsolePortSink {
 
     // MARK: For the machine
 
+    /// Whether the text has appeared; true once, and then it is not looked for any more.
+    func takeTrigger() -> Bool {
+        guard triggerSeen else { return false }
+        triggerSeen = false
+        serial.trigger = nil
+        paravirtual.trigger = nil
+        return true
+    }
+
     func takeProcessorRequests() -> [ProcessorRequest] {
         defer { processorRequests.removeAll(keepingCapacity: true) }
         return processorRequests

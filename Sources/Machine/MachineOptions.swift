@@ -33,16 +33,20 @@ public struct FreezeTrigger: Sendable {
     /// Of the bundle.
     public var path: String
     public var options: SnapshotOptions
+    /// Makes the guest ready when the text has appeared: called on a thread of its own while the guest goes on, which is
+    /// frozen when this returns. Nil: at once.
+    public var prepare: (@Sendable (MachineControl) -> Void)?
     /// 0 to 1; called on the thread that writes.
     public var progress: (@Sendable (Double) -> Void)?
 
     public init(
         text: String, path: String, _ options: SnapshotOptions = .init(),
-        progress: (@Sendable (Double) -> Void)? = nil
+        prepare: (@Sendable (MachineControl) -> Void)? = nil, progress: (@Sendable (Double) -> Void)? = nil
     ) {
         self.text = text
         self.path = path
         self.options = options
+        self.prepare = prepare
         self.progress = progress
     }
 }

@@ -30,9 +30,10 @@ extension Machine {
             backend: backend)
         machine.parent = bundle.manifest.lineage.id
         machine.clockReset = reset
-        try machine.restoreStates(from: bundle)
         do throws(BootError) { try BootImage.loadROM(into: machine.memory) } catch { throw .boot("\(error)") }
+        // Before the states, so that the first pages are on their way while those are decoded.
         try loading { () throws(BundleError) in try machine.restoreMemory(from: bundle) }
+        try machine.restoreStates(from: bundle)
         try machine.enterNewGeneration()
         return machine
     }

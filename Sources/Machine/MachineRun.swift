@@ -115,7 +115,7 @@ extension Machine {
     // MARK: What the guest asked for
 
     func handleEvents() -> MachineEnd? {
-        if events.triggerSeen, let trigger { return freeze(at: trigger) }
+        if let trigger, events.takeTrigger(), !prepare(for: trigger) { return freeze(at: trigger) }
         if events.powerOffRequested { return .poweredOff }
         do throws(MachineError) {
             if events.resetRequested {
@@ -164,6 +164,7 @@ extension Machine {
     func handleMail() -> MachineEnd? {
         inputWaits = true
         var isStopped = false
+        var isPrepared = false
         var lostMemory: String?
         for request in control.takeRequests() {
             switch request {
@@ -185,10 +186,14 @@ extension Machine {
                 lostMemory = memoryFailure
             case .written(let result):
                 endFreeze(result)
+            case .prepared:
+                isPrepared = true
             }
         }
         if let lostMemory { return .failed(lostMemory) }
-        return isStopped ? .stopped : nil
+        if isStopped { return .stopped }
+        if isPrepared, let trigger { return freeze(at: trigger) }
+        return nil
     }
 
     /// Stops guest time, which the loop lets go on otherwise, and tells what the machine does, after a change of `isPaused`

@@ -15,6 +15,9 @@ extension Machine {
         static func processor(_ index: Int) -> String { "vcpu\(index)" }
     }
 
+    /// Places of 64 KiB that a copy reads before they are used: most of what a guest needs to run a command.
+    private static let workingSetLimit = 320
+
     /// Everything of the machine at this instant, with its memory from `source`. Guest time stands.
     private func frozen(
         memory source: any MemorySource, files: (kernel: [UInt8], initramfs: [UInt8]), options: SnapshotOptions
@@ -37,6 +40,7 @@ extension Machine {
         var contents = BundleContents(
             configuration: configuration, parent: parent, states: states, kernel: files.kernel,
             initramfs: files.initramfs, memory: source)
+        contents.workingSet = virtualMachine.recentlyUsedMemory(limit: Self.workingSetLimit)
         for (index, disk) in disks.enumerated() {
             contents.configuration.disks[index].size = disk.size
             let bases = options.refersToBases ? virtio.disks[index].disk.bases : []
@@ -141,6 +145,21 @@ extension Machine {
                 if case .written(let result) = request { endFreeze(result) } else { MachineControl.refuse(request) }
             }
             if freeze != nil { control.wake.wait() }
+        }
+    }
+
+    /// Has the guest made ready while it goes on; the freeze follows by mail. False when there is nothing to wait for.
+    func prepare(for trigger: FreezeTrigger) -> Bool {
+        guard let prepare = trigger.prepare else { return false }
+        let control = control
+        do throws(MachineError) {
+            try HostThread.start {
+                prepare(control)
+                control.post(.prepared)
+            }
+            return true
+        } catch {
+            return false
         }
     }
 

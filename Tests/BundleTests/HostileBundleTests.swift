@@ -66,7 +66,7 @@ struct HostileBundleTests {
     }
 
     static let lies: [Lie] = [
-        Lie("newer version", refusal: "PATH has format version 3; this smolvmm reads up to 2") { $0.version = "3" },
+        Lie("newer version", refusal: "PATH has format version 4; this smolvmm reads up to 3") { $0.version = "4" },
         Lie("version 0", refusal: "formatVersion is 0") { $0.version = "0" },
         Lie("version that is text", refusal: "manifest.json is damaged: formatVersion is not of type Int") {
             $0.version = "\"one\""

@@ -164,7 +164,7 @@ struct RoundTripTests {
         else { return print("skipped: there is no unzip on this host") }
         #expect(test.status == 0, "\(test.output)")
         #expect(test.output.contains("No errors detected"))
-        #expect(list.output.contains(#""formatVersion" : 2"#))
+        #expect(list.output.contains(#""formatVersion" : 3"#))
     }
 
     @Test func `Python's zipfile accepts it`() throws {

@@ -6,6 +6,12 @@ import TestSupport
 import Testing
 @testable import Virtio
 
+#if canImport(Glibc)
+    import Glibc
+#else
+    import Darwin
+#endif
+
 /// A socket device in a folder of its own, and a driver that lends one receive buffer at a time.
 final class VsockGuest {
     static let bufferSize: UInt32 = 4096
@@ -30,6 +36,13 @@ final class VsockGuest {
     }
 
     // MARK: The driver
+
+    /// The driver starts again, with none of what was there.
+    func restart() {
+        driver.start()
+        hasBuffer = false
+        device.poll()
+    }
 
     func put(_ header: VsockHeader, _ data: [UInt8] = []) {
         for (offset, byte) in (header.bytes + data).enumerated() {
@@ -96,6 +109,17 @@ final class VsockGuest {
         send(.response, ports, bufferSize: bufferSize)
         #expect(read(client) == Array("OK \(ports.host)\n".utf8))
         return (client, ports)
+    }
+
+    /// Whether a client's stream has ended, with nothing left to read. A program that another test is about to start may
+    /// hold the other end for a moment.
+    func hasEnded(_ client: HostSocket) -> Bool {
+        for _ in 0..<1000 {
+            guard let bytes = read(client) else { return true }
+            guard bytes.isEmpty else { return false }
+            usleep(5000)
+        }
+        return false
     }
 
     /// All that has arrived at a client; nil behind the end.

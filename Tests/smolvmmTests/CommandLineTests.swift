@@ -2,6 +2,7 @@
 // What is accepted on the command line, and what the help says.
 
 import ArgumentParser
+import Bundle
 import Machine
 import Testing
 
@@ -47,7 +48,48 @@ struct CommandLineTests {
         #expect(command.output == "f")
     }
 
+    @Test func `a network is none unless it is asked for, and is what it was asked for`() throws {
+        #expect(try boot("k", "i").net == nil)
+        let command = try boot(
+            "k", "i", "--net", "user,allow=example.org,allow=192.0.2.0/24,mac=02:00:00:00:00:0A,mtu=1500", "--publish",
+            "8080:80", "--publish", "0.0.0.0:53:53/udp")
+        let network = try #require(command.net).configuration(publish: command.publish.map(\.port))
+        #expect(network.address == "02:00:00:00:00:0a")
+        #expect(network.mtu == 1500)
+        #expect(
+            network.attachment
+                == .user(
+                    allow: ["example.org", "192.0.2.0/24"],
+                    publish: [
+                        .init(transport: .tcp, hostAddress: "127.0.0.1", hostPort: 8080, guestPort: 80),
+                        .init(transport: .udp, hostAddress: "0.0.0.0", hostPort: 53, guestPort: 53),
+                    ]))
+        #expect(try boot("k", "i", "--net", "user").net?.attachment == .user(allow: nil, publish: []))
+        #expect(try boot("k", "i", "--net", "user,allow=").net?.attachment == .user(allow: [], publish: []))
+        #expect(try boot("k", "i", "--net", "tap,ifname=tap0").net?.attachment == .tap(interface: "tap0"))
+    }
+
+    @Test func `restore changes of the network what it is told, and nothing else`() throws {
+        func change(_ words: String...) throws -> NetworkChange {
+            try #require(try Smolvmm.parseAsRoot(["restore", "f"] + words) as? RestoreCommand).networkChange
+        }
+        #expect(try change() == NetworkChange())
+        #expect(try change("--publish", "none") == NetworkChange(publish: []))
+        #expect(try change("--net", "none") == NetworkChange(attachment: NetworkAttachment.none))
+        #expect(
+            try change("--publish", "81:80").publish
+                == [.init(transport: .tcp, hostAddress: "127.0.0.1", hostPort: 81, guestPort: 80)])
+    }
+
     @Test(arguments: [
+        ["boot", "k", "i", "--net", "tap"], ["boot", "k", "i", "--net", "tap,ifname=a/b"],
+        ["boot", "k", "i", "--net", "user,ifname=a"], ["boot", "k", "i", "--net", "user,mtu=100"],
+        ["boot", "k", "i", "--net", "user,mac=1"], ["boot", "k", "i", "--net", "user,allow=a b"],
+        ["boot", "k", "i", "--publish", "80:80"], ["boot", "k", "i", "--net", "user", "--publish", "0:80"],
+        ["boot", "k", "i", "--net", "user", "--publish", "80"],
+        ["boot", "k", "i", "--net", "user", "--publish", "80:80/sctp"],
+        ["boot", "k", "i", "--net", "user", "--publish", "host:80:80"],
+        ["restore", "f", "--net", "user,mtu=1500"], ["restore", "f", "--publish", "nothing"],
         ["boot"], ["boot", "k"], ["boot", "k", "i", "--memory", "256"], ["boot", "k", "i", "--memory", "512K"],
         ["boot", "k", "i", "--memory", "2T"], ["boot", "k", "i", "--cpus", "0"], ["boot", "k", "i", "--cpus", "65"],
         ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "xen"],

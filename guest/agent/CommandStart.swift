@@ -80,7 +80,6 @@ struct CommandStart {
             guard terminal >= 0, take_terminal(terminal) == 0 else { fail(.terminal, report) }
             for standard in STDIN_FILENO...STDERR_FILENO { _ = dup2(terminal, standard) }
         }
-        Freezer.enterCommands()
         var user = user
         // SAFETY: `user` outlives the call.
         if changesUser, unsafe CLibc.become(&user) != 0 { fail(.user, report) }

@@ -28,10 +28,19 @@ enum Freezer {
         unsafe CommandStart.withText(root + own + commands) { unsafe _ = mkdir($0, 0o755) }
     }
 
-    /// Puts this process, a command to be, among those that can be held.
-    static func enterCommands() {
-        guard let own = ownGroup() else { return }
-        _ = write([UInt8(ascii: "0")], root + own + commands + [UInt8]("/cgroup.procs"))
+    /// As fork(2), with the child, a command to be, among those that can be held. It begins there: moving a process takes
+    /// the kernel a grace period, some 20 ms.
+    static func forkCommand() -> pid_t {
+        guard let own = ownGroup() else { return fork() }
+        let group = root + own + commands
+        let folder = unsafe CommandStart.withText(group) { unsafe open_any($0, O_RDONLY | O_DIRECTORY) }
+        defer { if folder >= 0 { Kernel.close(folder) } }
+        let process = folder >= 0 ? fork_into(folder) : -1
+        if process >= 0 { return process }
+        // Kernels before 5.7.
+        let moving = fork()
+        if moving == 0 { _ = write([UInt8(ascii: "0")], group + [UInt8]("/cgroup.procs")) }
+        return moving
     }
 
     static func freeze() {

@@ -71,7 +71,7 @@ final class RunningCommand {
             output = pipes[1][0]
             errorOutput = pipes[2][0]
         }
-        process = fork()
+        process = Freezer.forkCommand()
         guard process >= 0 else { throw refused("a process") }
         if process == 0 {
             let descriptors = pipes.isEmpty ? nil : (pipes[0][0], pipes[1][1], pipes[2][1])

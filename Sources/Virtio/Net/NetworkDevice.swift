@@ -44,7 +44,7 @@ public final class NetworkDevice: VirtioDevice, NetworkGuest {
     private var taken: [(head: UInt16, written: UInt32)] = []
     /// Frames may wait in the transmit queue for the machine's thread to come back.
     private var mustTransmit = false
-    /// Of the machine that this one is a copy of.
+    /// Of the machine that this one is a copy of, until `arrive` has dealt with it.
     private var resumed: DeviceState?
     /// Frames that went through, and those that neither side had room for or that could not be.
     public private(set) var statistics = (transmitted: UInt64(0), received: UInt64(0), dropped: UInt64(0))
@@ -85,11 +85,6 @@ public final class NetworkDevice: VirtioDevice, NetworkGuest {
         }
         backend?.setOffloads(offloads)
         mustTransmit = true
-        if let resumed {
-            self.resumed = nil
-            backend?.resume(resumed.session, guest: address)
-            if resumed.isLinkUp != (backend != nil) { transport.raiseConfigurationChange() }
-        }
     }
 
     public func reset() {
@@ -100,6 +95,7 @@ public final class NetworkDevice: VirtioDevice, NetworkGuest {
     }
 
     public func notify(queue index: Int) {
+        arrive()
         if index == Queue.transmit { transmit() }
         // Room for what has arrived, or answers to what was sent.
         backend?.poll()
@@ -216,13 +212,22 @@ public final class NetworkDevice: VirtioDevice, NetworkGuest {
     /// Moves what waits on either side.
     public func poll() {
         guard transport != nil else { return }
+        arrive()
         if mustTransmit { transmit() }
         backend?.poll()
         signal()
     }
 
+    /// In a copy: deals with what the original left open.
+    private func arrive() {
+        guard let transport, let resumed else { return }
+        self.resumed = nil
+        backend?.resume(resumed.session, guest: address)
+        if resumed.isLinkUp != (backend != nil) { transport.raiseConfigurationChange() }
+    }
+
     /// Whether `poll` has something to do at once.
-    public var hasWork: Bool { transport != nil && mustTransmit }
+    public var hasWork: Bool { transport != nil && (mustTransmit || resumed != nil) }
 
     /// What may be waited for before the next `poll`.
     public func prepareToWait() -> NetworkWait {
@@ -254,6 +259,6 @@ public final class NetworkDevice: VirtioDevice, NetworkGuest {
             "at most \(NetworkSession.largestResolved)")
     }
 
-    /// The connections are dealt with when the driver is ready, which is at once if it was.
+    /// The connections are dealt with when the machine runs: its memory may be restored later than this state.
     public func assign(_ state: DeviceState) { resumed = state }
 }

@@ -116,6 +116,10 @@ struct BootCommand: ParsableCommand {
     @Option(
         help: ArgumentHelp(
             "Freeze the machine into --output the first time this text appears on the console, and exit.",
+            discussion: """
+                The guest's agent, if there is one, first writes to the disks what is in memory, and holds the guest's \
+                processes: the guest should not power off right behind the text.
+                """,
             valueName: "text"))
     var snapshotWhen: String?
 
@@ -189,8 +193,9 @@ struct BootCommand: ParsableCommand {
         let trigger: FreezeTrigger? =
             if let snapshotWhen, let output {
                 FreezeTrigger(
-                    text: snapshotWhen, path: output, SnapshotOptions(refersToBases: snapshot.baseByReference)
-                ) { progress.update($0) }
+                    text: snapshotWhen, path: output, SnapshotOptions(refersToBases: snapshot.baseByReference),
+                    prepare: { [path = server.vsockPath] in _ = GuestAgent(path: path, control: $0).prepare() },
+                    progress: { progress.update($0) })
             } else {
                 nil
             }

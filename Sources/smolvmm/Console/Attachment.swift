@@ -90,7 +90,9 @@ struct Attachment {
         case .poweredOff, .stopped:
             guard let awaitedText else { return .success }
             let how = end == .stopped ? "was stopped" : "powered off"
-            tell(error: "the machine \(how) before '\(awaitedText)' appeared on its console: nothing is frozen")
+            tell(
+                error: "the machine \(how) before '\(awaitedText)' appeared on its console, or right behind it: "
+                    + "nothing is frozen")
             return .textNotSeen
         }
     }
