@@ -9,12 +9,16 @@ from harness import ROOT, Skip, require, run
 
 HOST_SECONDS = 600
 GUEST_SECONDS = 60
+MODULE_TESTS = ROOT / ".build-tests/release/smolvmmPackageTests.xctest"
+FAILED = 1
 # What guest/bare/platform.S says for each errand, its lines joined by spaces.
 EXPECTED = {
     "t": "timer", "d": "deadline", "m": "pic timer", "n": "nmi", "e": "ready received ab", "l": "ready received ab",
-    "s": "started 0000000000000001 0000000000000001 woken started again", "x": "", "f": "FREEZE", "u": "",
+    "a": "FREEZE", "s": "started 0000000000000001 0000000000000001 woken started again", "x": "", "f": "FREEZE", "u": "",
 }
 SAME = "same timer"
+# Beyond what the software CPU has.
+VECTOR_EXTENSION = "x86-64-v3"
 
 # Prints "ERRAND: what the guest said" for each errand, then what the frozen guests say when they go on.
 SCRIPT = r"""
@@ -31,11 +35,14 @@ for errand in e l; do printf ab | boot $errand; done
 boot s --cpus 2 </dev/null
 boot f --snapshot-when FREEZE -o kvm </dev/null
 boot u </dev/null
+boot a --snapshot-when FREEZE -o avx --cpu VECTOR_EXTENSION </dev/null
+printf 'avx: '
+printf x | timeout SECONDS smolvmm restore avx --name b --accel kvm | flat
 for bundle in kvm software; do
     printf '%s: ' $bundle
     printf x | timeout SECONDS smolvmm restore $bundle --name b --accel kvm | flat
 done
-""".replace("SECONDS", str(GUEST_SECONDS))
+""".replace("SECONDS", str(GUEST_SECONDS)).replace("VECTOR_EXTENSION", VECTOR_EXTENSION)
 
 
 def freeze(bench, kernel, bundle):
@@ -49,25 +56,43 @@ def bare_guest_runs_under_kvm(bench):
     _, help_text, _ = run([bench.smolvmm, "boot", "--help"])
     if "kvm" not in help_text:
         raise Skip("this smolvmm has no KVM")
-    kernel, software, kvm = bench.file("bare"), bench.file("bare-software"), bench.file("bare-kvm")
+    kernel, software, kvm, avx = (bench.file(name) for name in ["bare", "bare-software", "bare-kvm", "bare-avx"])
     subprocess.run([ROOT / "guest/build-bare-kernel", kernel], check=True)
     freeze(bench, kernel, software)
     status, output, errors = run(
         [ROOT / "tools/kvm-host", "--smolvmm", bench.smolvmm, "--timeout", HOST_SECONDS, "--file", f"{kernel}:bare",
-         "--file", f"{bench.initramfs}:initramfs", "--file", f"{software}:software", "--output", f"kvm:{kvm}", "--",
+         "--file", f"{bench.initramfs}:initramfs", "--file", f"{software}:software", "--output", f"kvm:{kvm}", "--output",
+         f"avx:{avx}", "--",
          "sh", "-c", SCRIPT], HOST_SECONDS + 60)
     require(status == 0, f"status {status}\n{output}{errors}")
     found = {}
     for line in output.splitlines():
         errand, _, said = line.partition(": ")
         found[errand] = said.strip()
-    expected = EXPECTED | {"kvm": SAME, "software": SAME}
+    expected = EXPECTED | {"kvm": SAME, "software": SAME, "avx": "same"}
     require(found == expected, f"expected {expected}\n   found {found}\n{errors}")
     # PSHUFB XMM0, [RBX]
     require("cannot emulate the instruction" in errors and "66 0f 38 00 03" in errors, f"of errand u: {errors}")
+    require(VECTOR_EXTENSION in bench.run("inspect", avx)[0], "inspect does not name the CPU model")
+    errors = bench.run("restore", avx, "--accel", "software", status=FAILED)[1]
+    require("has xsave, avx, avx2" in errors and "the software CPU does not" in errors, errors)
     with bench.restore(kvm, "--accel", "software") as machine:
         os.write(machine.writing, b"x")
         machine.expect(rb"same\r*\ntimer", GUEST_SECONDS)
 
 
-TESTS = [bare_guest_runs_under_kvm]
+def module_tests_pass_under_kvm(bench):
+    """the modules' own guests are right under hardware KVM, too, with the registers of AVX"""
+    if not MODULE_TESTS.exists():
+        raise Skip("'tools/test --fast' was not run")
+    status, output, errors = run(
+        [ROOT / "tools/kvm-host", "--timeout", HOST_SECONDS, "--memory", "3G", "--file", f"{MODULE_TESTS}:tests",
+         "--",
+         "./tests", "--testing-library", "swift-testing", "--filter", "HypervisorTests"], HOST_SECONDS + 60)
+    require(status == 0, f"status {status}\n{output[-3000:]}{errors[-3000:]}")
+    output += errors
+    require("guests are tried under KVM, too\" passed" in output, f"KVM was not tried\n{output[-3000:]}")
+    require("skipped" not in output, f"something was not tried\n{output[-3000:]}")
+
+
+TESTS = [module_tests_pass_under_kvm, bare_guest_runs_under_kvm]

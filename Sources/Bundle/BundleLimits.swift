@@ -16,6 +16,8 @@ enum BundleLimits {
     static let stateName = 64
     static let guestMemory: ClosedRange<UInt64> = (1 << 20)...(1 << 40)
     static let processors = 1...255
+    /// The level and the features of a CPU model.
+    static let cpuModelParts = 129
     static let commandLine = 4096
     static let memoryRanges = 16
     static let disks = 16

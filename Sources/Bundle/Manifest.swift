@@ -44,7 +44,7 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
     public var memoryBytes: UInt64
     /// 1 to 255.
     public var cpus: Int
-    /// The named CPU contract, such as `x86-64-v2`; same characters as `name`.
+    /// The named CPU contract, `LEVEL[+FEATURE…]`, such as `x86-64-v2`; each part has the characters of `name`.
     public var cpuModel: String
     /// The kernel's, at most 4096 bytes without NUL.
     public var commandLine: String
@@ -106,9 +106,11 @@ public struct MachineConfiguration: Codable, Equatable, Sendable {
         guard BundleName.isValid(name) else {
             throw .invalidValue(field: "configuration.name", value: "'\(name.prefix(80))'", allowed: BundleName.allowed)
         }
-        guard BundleName.isValid(cpuModel) else {
+        let parts = cpuModel.split(separator: "+", omittingEmptySubsequences: false)
+        guard parts.count <= BundleLimits.cpuModelParts, parts.allSatisfy({ BundleName.isValid(String($0)) }) else {
             throw .invalidValue(
-                field: "configuration.cpuModel", value: "'\(cpuModel.prefix(80))'", allowed: BundleName.allowed)
+                field: "configuration.cpuModel", value: "'\(cpuModel.prefix(80))'",
+                allowed: "a level and at most \(BundleLimits.cpuModelParts - 1) features, joined by '+'")
         }
         guard BundleLimits.guestMemory.contains(memoryBytes), memoryBytes.isMultiple(of: 4096) else {
             throw .invalidValue(

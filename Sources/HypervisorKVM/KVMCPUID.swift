@@ -4,7 +4,7 @@
 #if os(Linux)
 
     internal import CHost
-    internal import X86
+    public import X86
 
     /// A struct kvm_cpuid2: a count, padding, then entries of ten words.
     struct CPUIDList {
@@ -58,9 +58,12 @@
     }
 
     extension CPUModel {
-        /// The leaves that the model answers with something.
+        /// The leaves that a model answers with something; those below have subleaves.
         private static let leaves: [ClosedRange<UInt32>] = [
-            0...7, 0x4000_0000...0x4000_0001, 0x4000_0010...0x4000_0010, 0x8000_0000...0x8000_0008,
+            0...6, 0x4000_0000...0x4000_0001, 0x4000_0010...0x4000_0010, 0x8000_0000...0x8000_0008,
+        ]
+        private static let leavesWithSubleaves: [(leaf: UInt32, subleaves: ClosedRange<UInt32>)] = [
+            (7, 0...0), (13, 0...2),
         ]
 
         /// What CPUID says on processor `index` of `count`, whose time stamp counter has `tscFrequency` ticks a second.
@@ -69,50 +72,37 @@
             for leaf in Self.leaves.joined() {
                 var result = cpuid(leaf: leaf, subleaf: 0, index: index, count: count)
                 if leaf == 0x4000_0010 { result.eax = UInt32(clamping: tscFrequency / 1000) }
-                list.append(leaf: leaf, subleaf: leaf == 7 ? 0 : nil, result)
+                list.append(leaf: leaf, subleaf: nil, result)
+            }
+            for (leaf, subleaves) in Self.leavesWithSubleaves {
+                for subleaf in subleaves {
+                    let result = cpuid(leaf: leaf, subleaf: subleaf, index: index, count: count)
+                    list.append(leaf: leaf, subleaf: subleaf, result)
+                }
             }
             return list
         }
 
-        /// A feature bit, where CPUID has it, and its name.
-        private struct Feature {
-            let leaf: UInt32
-            let register: KeyPath<CPUIDResult, UInt32>
-            let bit: UInt32
-            let name: String
-        }
-
-        /// What a guest can tell from its absence by more than speed. KVM's own local APIC has the others.
-        private static var features: [Feature] {
-            func feature(_ leaf: UInt32, _ register: KeyPath<CPUIDResult, UInt32>, _ bit: UInt32, _ name: String)
-                -> Feature
-            {
-                Feature(leaf: leaf, register: register, bit: bit, name: name)
-            }
-            return [
-                feature(1, \.edx, 0, "x87"), feature(1, \.edx, 4, "TSC"), feature(1, \.edx, 6, "PAE"),
-                feature(1, \.edx, 8, "CMPXCHG8B"), feature(1, \.edx, 11, "SYSENTER"), feature(1, \.edx, 13, "PGE"),
-                feature(1, \.edx, 15, "CMOV"), feature(1, \.edx, 16, "PAT"), feature(1, \.edx, 19, "CLFLUSH"),
-                feature(1, \.edx, 23, "MMX"), feature(1, \.edx, 24, "FXSAVE"), feature(1, \.edx, 25, "SSE"),
-                feature(1, \.edx, 26, "SSE2"), feature(1, \.ecx, 0, "SSE3"), feature(1, \.ecx, 9, "SSSE3"),
-                feature(1, \.ecx, 13, "CMPXCHG16B"), feature(1, \.ecx, 19, "SSE4.1"), feature(1, \.ecx, 20, "SSE4.2"),
-                feature(1, \.ecx, 23, "POPCNT"), feature(7, \.ebx, 7, "SMEP"), feature(7, \.ebx, 20, "SMAP"),
-                feature(0x8000_0001, \.ecx, 0, "LAHF in long mode"), feature(0x8000_0001, \.edx, 11, "SYSCALL"),
-                feature(0x8000_0001, \.edx, 20, "NX"), feature(0x8000_0001, \.edx, 27, "RDTSCP"),
-                feature(0x8000_0001, \.edx, 29, "long mode"),
-            ]
-        }
-
         /// Refuses a host that has not every feature of the model.
         func check(against supported: CPUIDList) throws(KVMError) {
-            var missing: [String] = []
-            for feature in Self.features {
-                let wanted = cpuid(leaf: feature.leaf, subleaf: 0, index: 0, count: 1)[keyPath: feature.register]
-                let offered = supported[feature.leaf, 0][keyPath: feature.register]
-                if wanted & ~offered & 1 << feature.bit != 0 { missing.append(feature.name) }
-            }
-            if !missing.isEmpty { throw .missingFeatures(model: rawValue, features: missing) }
+            let missing = CPUFeature.allCases.filter { features.contains($0) && !supported.has($0) }
+            if !missing.isEmpty { throw .missingFeatures(model: name, features: missing.map(\.rawValue)) }
         }
+    }
+
+    extension CPUIDList {
+        func has(_ feature: CPUFeature) -> Bool {
+            feature.bit.isSet(in: self[feature.bit.leaf, feature.bit.subleaf])
+        }
+    }
+
+    /// The best CPU model that this host's KVM can give a guest.
+    public func bestKVMModel() throws(KVMError) -> CPUModel {
+        let supported = try KVMSystem().supportedCPUID()
+        guard let model = CPUModel(offered: Set(CPUFeature.allCases.filter(supported.has))) else {
+            throw .lacks(capability: "processors of the x86-64 level")
+        }
+        return model
     }
 
 #endif

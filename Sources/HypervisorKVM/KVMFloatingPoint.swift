@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// x87, MMX and SSE state between KVM's XSAVE area and the neutral state. Intel SDM volume 1, sections 10.5.1 and 13.4.
+// x87, MMX, SSE and AVX state between KVM's XSAVE area and the neutral state. Intel SDM volume 1, sections 10.5.1 and 13.4.
 
 #if os(Linux)
 
     internal import CHost
     internal import X86
 
-    /// The legacy region of an XSAVE area, as FXSAVE64 writes it, and the header behind it.
+    /// An XSAVE area in standard form: the legacy region as FXSAVE64 writes it, the header, and the upper halves of YMM
+    /// registers, which every processor has at the same place.
     private struct ExtendedArea {
         static let size = 4096
 
@@ -21,10 +22,14 @@
             static let stack = 32
             static let xmm = 160
             static let components = 512  // XSTATE_BV
+            static let upperHalves = 576
         }
         private static let registerSize = 16
-        /// x87 and SSE.
-        private static let components: UInt64 = 3
+        /// In XSTATE_BV.
+        private enum Component {
+            static let legacy: UInt64 = 3  // x87 and SSE
+            static let upperHalves: UInt64 = 1 << 2
+        }
 
         var bytes = [UInt8](repeating: 0, count: ExtendedArea.size)
 
@@ -38,7 +43,7 @@
 
         init() {}
 
-        init(_ state: FloatingPointState) {
+        init(_ state: FloatingPointState, _ extended: ExtendedState?) {
             store(UInt64(state.control), Offset.control, 2)
             store(UInt64(state.status), Offset.status, 2)
             bytes[Offset.abridgedTag] = state.abridgedTag
@@ -51,8 +56,18 @@
                 bytes.replaceSubrange(start..<start + register.count, with: register)
             }
             for (index, half) in state.xmm.enumerated() { store(half, Offset.xmm + index * 8, 8) }
-            store(Self.components, Offset.components, 8)
+            var components = Component.legacy
+            if let extended {
+                components |= Component.upperHalves
+                for (index, half) in extended.upperHalves.enumerated() {
+                    store(half, Offset.upperHalves + index * 8, 8)
+                }
+            }
+            store(components, Offset.components, 8)
         }
+
+        /// Zeros where the processor has them at their initial value.
+        var upperHalves: [UInt64] { (0..<32).map { load(Offset.upperHalves + $0 * 8, 8) } }
 
         var state: FloatingPointState {
             var state = FloatingPointState()
@@ -73,21 +88,28 @@
     }
 
     extension KVMVirtualCPU {
-        func saveFloatingPoint() throws(KVMError) -> FloatingPointState {
+        func saveFloatingPoint(into state: inout CPUState) throws(KVMError) {
             var area = ExtendedArea()
             // SAFETY: 4096 bytes, which is what the kernel writes.
             let result = unsafe area.bytes.withUnsafeMutableBytes {
                 unsafe chost_kvm_get_xsave(descriptor, $0.baseAddress)
             }
-            try accepted(result, "to show its x87 and SSE state")
-            return area.state
+            try accepted(result, "to show its x87, SSE and AVX state")
+            state.floatingPoint = area.state
+            guard machine.model.features.contains(.xsave) else { return }
+            var extended = ExtendedState()
+            try accepted(unsafe chost_kvm_get_xcr0(descriptor, &extended.xcr0), "to show XCR0")
+            if machine.model.features.contains(.avx) { extended.upperHalves = area.upperHalves }
+            state.extended = extended
         }
 
-        func restoreFloatingPoint(_ state: FloatingPointState) throws(KVMError) {
-            let area = ExtendedArea(state)
+        func restoreFloatingPoint(_ state: CPUState) throws(KVMError) {
+            let extended = machine.model.features.contains(.xsave) ? state.extended ?? ExtendedState() : nil
+            if let extended { try accepted(chost_kvm_set_xcr0(descriptor, extended.xcr0), "XCR0") }
+            let area = ExtendedArea(state.floatingPoint, machine.model.features.contains(.avx) ? extended : nil)
             // SAFETY: 4096 bytes, which is what the kernel reads.
             let result = unsafe area.bytes.withUnsafeBytes { unsafe chost_kvm_set_xsave(descriptor, $0.baseAddress) }
-            try accepted(result, "the x87 and SSE state")
+            try accepted(result, "the x87, SSE and AVX state")
         }
     }
 

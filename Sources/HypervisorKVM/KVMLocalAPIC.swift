@@ -50,9 +50,11 @@
         }
 
         /// Nanoseconds a count of the timer: the kernel's bus clock is 1 GHz.
-        var divisor: UInt64 {
-            let code = self[Offset.divideConfiguration] & 3 | (self[Offset.divideConfiguration] >> 1 & 4)
-            return code == 7 ? 1 : 2 << UInt64(code)
+        var divisor: UInt64 { LocalAPICState.timerDivisor(self[Offset.divideConfiguration]) }
+
+        /// Whether a timer that counts once has counted.
+        var hasCountedOnce: Bool {
+            self[Offset.lvtTimer] >> 17 & 3 == 0 && self[Offset.initialCount] != 0 && self[Offset.currentCount] == 0
         }
     }
 
@@ -65,6 +67,18 @@
             }
             try accepted(result, "to show its local APIC")
             return page
+        }
+
+        /// Notes where the timer stands, which the kernel lets run on while the processor stands.
+        ///
+        /// A timer that counts once and has nothing left may have expired since the processor stands, and then its interrupt
+        /// is nowhere in the state that the kernel shows. Entering the processor and leaving it at once delivers it.
+        func stopTimer() throws(KVMError) {
+            let page = try registerPage()
+            standingCount = page[RegisterPage.Offset.currentCount]
+            if page.hasCountedOnce {
+                try deliverTimers()
+            }
         }
 
         func saveLocalAPIC() -> LocalAPICState {
@@ -93,7 +107,7 @@
                 state.initialCount = page[RegisterPage.Offset.initialCount]
                 state.divideConfiguration = page[RegisterPage.Offset.divideConfiguration]
                 state.tscDeadline = readRegister(MSR.tscDeadline) ?? 0
-                let left = page[RegisterPage.Offset.currentCount]
+                let left = standingCount ?? page[RegisterPage.Offset.currentCount]
                 // A periodic timer always runs: with nothing left it has just expired, and its interrupt is on its way.
                 if left != 0 || Self.isPeriodic(state), left <= state.initialCount, state.initialCount != 0 {
                     let passed = UInt64(state.initialCount - left) * page.divisor

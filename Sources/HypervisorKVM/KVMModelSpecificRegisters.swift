@@ -39,7 +39,7 @@
             ]
         }
 
-        /// Registers that are at their reset value in every guest of ours, on kernels that do not save them.
+        /// Registers that some kernels do not have for every guest, or do not list; there a guest leaves them as they are.
         private static let optional: Set<UInt32> = [MSR.mtrrDefaultType, MSR.miscEnable, MSR.tscAux, MSR.pat]
 
         func saveRegisters(into registers: inout ModelSpecificRegisters) {
@@ -50,9 +50,13 @@
 
         func restoreRegisters(_ registers: ModelSpecificRegisters) throws(KVMError) {
             var values: [(UInt32, UInt64)] = []
-            for (number, place) in Self.places where savedRegisters.contains(number) || !Self.optional.contains(number)
-            {
-                values.append((number, registers[keyPath: place]))
+            for (number, place) in Self.places {
+                let value = registers[keyPath: place]
+                if savedRegisters.contains(number) || !Self.optional.contains(number) {
+                    values.append((number, value))
+                } else if value != readRegister(number) {
+                    try writeRegisters([(number, value)])
+                }
             }
             try writeRegisters(values)
         }

@@ -52,7 +52,7 @@
                 let processor = try machine.makeVirtualCPU(index: 0)
                 try place(in: memory)
                 let outcome = try measure(processor)
-                if outcome.isUsable { try machine.check(.x86_64_v2) }
+                if outcome.isUsable { try CPUModel.x86_64_v2.check(against: machine.supported) }
                 return outcome
             } catch let error as KVMError {
                 return .unavailable(error)

@@ -15,7 +15,7 @@
                 try saveSystem(into: &state)
                 try saveEvents(into: &state)
                 try saveDebug(into: &state)
-                state.floatingPoint = try saveFloatingPoint()
+                try saveFloatingPoint(into: &state)
                 saveRegisters(into: &state.msr)
             } catch {
                 // A processor whose state cannot be read must not go on from a wrong one.
@@ -25,11 +25,11 @@
         }
 
         public func restoreState(_ state: CPUState) throws(SnapshotError) {
-            try state.validate(layer: "vcpu\(index)")
+            try state.validate(layer: "vcpu\(index)", model: machine.model)
             do throws(KVMError) {
                 try restoreSystem(state)
                 try restoreGeneral(state)
-                try restoreFloatingPoint(state.floatingPoint)
+                try restoreFloatingPoint(state)
                 try restoreDebug(state.debug)
                 try restoreRegisters(state.msr)
                 try restoreEvents(state)

@@ -43,6 +43,7 @@
         /// Takes over a restored local APIC, and sets the deadline anew, which the kernel keeps as host time.
         /// - Parameter now: guest nanoseconds.
         func startTimers(_ now: UInt64) throws(KVMError) {
+            standingCount = nil
             if let state = pendingLocalAPIC {
                 pendingLocalAPIC = nil
                 try setLocalAPIC(state, now: now)

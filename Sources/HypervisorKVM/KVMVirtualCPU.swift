@@ -19,6 +19,8 @@
         let savedRegisters: Set<UInt32>
         /// For `applyLocalAPIC`: restored, and not in the kernel yet.
         var pendingLocalAPIC: LocalAPICState?
+        /// What was left of the local APIC's timer when time stopped; nil while it runs.
+        var standingCount: UInt32?
         /// Why the processor cannot run on; `run` says so.
         var failure: String?
         /// The machine outlives its processors' use.
@@ -41,6 +43,11 @@
                 throw .refused(what: "the memory of processor \(index)", errno: code)
             }
             unsafe self.shared = shared
+        }
+
+        /// Has the kernel deliver the interrupts of timers that have expired; no instruction runs.
+        func deliverTimers() throws(KVMError) {
+            try accepted(unsafe chost_kvm_deliver_timer(descriptor, shared), "to deliver the interrupt of a timer")
         }
 
         /// Gives back what the kernel holds. The processor is not used afterwards.

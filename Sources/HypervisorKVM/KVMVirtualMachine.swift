@@ -29,9 +29,9 @@
         /// Whether the PICs want to interrupt the first processor.
         let externalLine = Atomic<Bool>(false)
         private let memory: GuestMemory
-        private let model: CPUModel
+        let model: CPUModel
         private let count: Int
-        private let supported: CPUIDList
+        let supported: CPUIDList
         private let savedRegisters: Set<UInt32>
         private var processors: [KVMVirtualCPU] = []
         private var tscFrequency: UInt64?
@@ -74,9 +74,6 @@
             }
             guard chost_kvm_install_signal() == 0 else { throw .refused(what: "a signal handler", errno: errno) }
         }
-
-        /// Refuses a model that this host's KVM cannot keep the contract of.
-        func check(_ model: CPUModel) throws(KVMError) { try model.check(against: supported) }
 
         deinit {
             for processor in processors { processor.close() }
@@ -142,6 +139,9 @@
                 return
             }
             clock.set(nanoseconds: nanoseconds, timeStampCounter: first.timeStampCounter)
+            for processor in processors {
+                do throws(KVMError) { try processor.stopTimer() } catch { processor.failure = error.description }
+            }
         }
 
         // MARK: Interrupts

@@ -42,7 +42,7 @@ extension Core {
 
     /// Validates all of `state`, then assigns it.
     mutating func restoreState(_ state: CPUState) throws(SnapshotError) {
-        try state.validate(layer: Self.layer)
+        try state.validate(layer: Self.layer, model: configuration.model)
         let newX87 = try X87(state.floatingPoint)
         for n in 0..<16 { general[n] = state.general[n] }
         rip = state.rip

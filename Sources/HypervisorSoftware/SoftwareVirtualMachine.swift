@@ -26,6 +26,9 @@ struct SoftwareConfiguration {
 
 /// A machine whose processors run in software.
 public final class SoftwareVirtualMachine: VirtualMachine {
+    /// The most that CPUID can promise here.
+    public static let bestModel = CPUModel.x86_64_v2
+
     private let code: SharedCode
     private let bus: Bus
     private let clock: GuestClock

@@ -41,6 +41,14 @@ public enum Accelerator: String, CaseIterable, Sendable {
         #endif
     }
 
+    /// The name of the best CPU model that this host's KVM can give guests; nil where KVM cannot be used.
+    public static func bestKVMModel() -> String? {
+        #if os(Linux)
+            return try? HypervisorKVM.bestKVMModel().name
+        #else
+            return nil
+        #endif
+    }
 }
 
 /// What runs a machine's processors: a choice for this host, which is in no bundle.
@@ -54,16 +62,36 @@ public struct BackendOptions: Equatable, Sendable {
         self.engine = engine
     }
 
+    /// The backend itself, where the choice is to be made by measurement.
+    func chosen() -> BackendOptions {
+        var chosen = self
+        if accelerator == .auto { chosen.accelerator = Accelerator.measured() }
+        return chosen
+    }
+
+    /// The best CPU model that this backend has.
+    func bestModel() throws -> CPUModel {
+        #if os(Linux)
+            if accelerator == .kvm { return try HypervisorKVM.bestKVMModel() }
+        #endif
+        return SoftwareVirtualMachine.bestModel
+    }
+
     /// Makes a virtual machine of this backend.
     func makeVirtualMachine(
         memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int, access: any DeviceAccess
     ) throws -> any VirtualMachine {
         #if os(Linux)
-            if accelerator == .kvm || accelerator == .auto && Accelerator.measured() == .kvm {
+            if chosen().accelerator == .kvm {
                 return try KVMVirtualMachine(
                     memory: memory, bus: bus, clock: clock, model: model, processors: processors, access: access)
             }
         #endif
+        let missing = model.features.subtracting(SoftwareVirtualMachine.bestModel.features)
+        guard missing.isEmpty else {
+            throw MachineError.hardwareOnly(
+                model: model.name, features: CPUFeature.allCases.filter(missing.contains).map(\.rawValue))
+        }
         return SoftwareVirtualMachine(
             memory: memory, bus: bus, clock: clock, model: model, processors: processors, engine: engine)
     }

@@ -4,6 +4,7 @@
 public import Bundle
 internal import Bus
 internal import Boot
+internal import CHost
 internal import Devices
 public import DiskImage
 internal import GuestMemory
@@ -131,12 +132,26 @@ public final class Machine {
         _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
         scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
+        let backend = backend.chosen()
+        var configuration = configuration
+        configuration.cpuModel = try CPUModelName.resolved(configuration.cpuModel, for: backend)
+        let bootFiles = BootFiles.kept(
+            kernel: KeptBytes(kernel, scratchFolder: scratchFolder),
+            initramfs: KeptBytes(initramfs, scratchFolder: scratchFolder))
         let machine = try Machine(
-            configuration, bootFiles: .loaded(kernel: kernel, initramfs: initramfs), disks: disks,
-            scratchFolder: scratchFolder, trigger: trigger, backend: backend)
-        try machine.loadBootImage()
+            configuration, bootFiles: bootFiles, disks: disks, scratchFolder: scratchFolder, trigger: trigger,
+            backend: backend)
+        try machine.loadBootImage(kernel: kernel, initramfs: initramfs)
         try machine.resetProcessors()
+        returnUnusedMemory()
         return machine
+    }
+
+    /// Gives the host what unpacking a kernel took, which the C library would keep.
+    private static func returnUnusedMemory() {
+        #if os(Linux)
+            chost_return_memory()
+        #endif
     }
 
     /// Serves the guest's vsock ports at the Unix socket `path` (docs/vsock.md) until the machine ends; the file is the
@@ -148,11 +163,9 @@ public final class Machine {
     }
 
     /// Puts firmware, kernel, initramfs and command line into memory.
-    func loadBootImage() throws(MachineError) {
-        let files = try bootFiles.read()
+    private func loadBootImage(kernel: [UInt8], initramfs: [UInt8]) throws(MachineError) {
         do {
-            var image = BootImage(
-                kernel: files.kernel, initramfs: files.initramfs, commandLine: configuration.commandLine)
+            var image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
             try image.load(
                 into: memory, rsdp: ACPITables.rootPointer,
                 reserved: PlatformLayout.reserved.map { ReservedRange(start: $0.start, size: $0.size) })
@@ -186,7 +199,8 @@ public final class Machine {
         threads.forgetEnds()
         do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
         events.reset()
-        try loadBootImage()
+        let files = try bootFiles.read()
+        try loadBootImage(kernel: files.kernel, initramfs: files.initramfs)
         try resetProcessors()
         statistics.reboots += 1
     }

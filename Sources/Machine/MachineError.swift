@@ -11,8 +11,10 @@
 public enum MachineError: Error, Equatable, CustomStringConvertible {
     /// A setting of the configuration that this smolvmm cannot honour.
     case invalidConfiguration(field: String, value: String, allowed: String)
-    /// The bundle's CPU contract is one that no backend here can keep.
-    case unknownCPUModel(String, known: String)
+    /// A CPU contract with a level or feature that this smolvmm does not know; `part` says which.
+    case unknownCPUModel(String, part: String, known: String)
+    /// The CPU contract has features that the software CPU lacks.
+    case hardwareOnly(model: String, features: [String])
     /// The kernel, the initramfs or the bundle; the text is the layer's own.
     case boot(String)
     case bundle(String)
@@ -34,8 +36,11 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .invalidConfiguration(let field, let value, let allowed): "\(field) is \(value), must be \(allowed)"
-        case .unknownCPUModel(let model, let known):
-            "the machine needs the CPU model '\(model)'; this smolvmm has only \(known)"
+        case .unknownCPUModel(let model, let part, let known):
+            "the CPU model '\(model)' has the \(part), which this smolvmm does not know: it knows \(known)"
+        case .hardwareOnly(let model, let features):
+            "the CPU model '\(model)' has \(features.joined(separator: ", ")), which the software CPU does not: it runs on a "
+                + "host with hardware KVM only ('smolvmm doctor' tells of this one)"
         case .boot(let text), .bundle(let text), .state(let text), .assembly(let text), .disk(let text),
             .network(let text), .refused(let text):
             text

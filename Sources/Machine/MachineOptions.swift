@@ -99,14 +99,36 @@ public enum MachineConsole: String, CaseIterable, Sendable {
     case hvc0
 }
 
-/// The names of the CPU models that machines can have.
+/// The names of the CPU models that machines can have: `LEVEL[+FEATURE…]`.
 public enum CPUModelName {
-    public static let known = CPUModel.allCases.map(\.rawValue)
+    public static let levels = CPUModel.Level.allCases.map(\.rawValue)
+    /// What a new machine can have beyond a level.
+    public static let features = CPUFeature.allCases.map(\.rawValue)
+    /// What a new machine can ask for instead: the best that its backend has. No bundle has this name in it.
+    public static let host = "host"
+    public static let standard = CPUModel.x86_64_v2.name
+
+    /// What is wrong with a name for a new machine's model; nil when nothing is.
+    public static func problem(of name: String) -> String? {
+        guard name != host else { return nil }
+        do throws(MachineError) { _ = try model(name) } catch { return error.description }
+        return nil
+    }
 
     static func model(_ name: String) throws(MachineError) -> CPUModel {
-        guard let model = CPUModel(rawValue: name) else {
-            throw .unknownCPUModel(name, known: known.joined(separator: ", "))
+        do throws(CPUModel.UnknownPart) {
+            return try CPUModel(name: name)
+        } catch {
+            let known = error.isLevel ? levels : features
+            throw .unknownCPUModel(
+                name, part: "\(error.isLevel ? "level" : "feature") '\(error.part.prefix(80))'",
+                known: known.joined(separator: ", "))
         }
-        return model
+    }
+
+    /// `name` as a bundle has it: what `host` means on `backend`, and a model's features in order.
+    static func resolved(_ name: String, for backend: BackendOptions) throws(MachineError) -> String {
+        guard name == host else { return try model(name).name }
+        do { return try backend.bestModel().name } catch { throw .assembly("\(error)") }
     }
 }

@@ -100,16 +100,21 @@ extension Machine {
 
     /// Every processor is idle: until the next timer or the next mail.
     private func waitForWork() {
-        let now = clock.now
-        let deadline = platform.nextDeadline
-        if let deadline, deadline <= now { return }
+        if let deadline = platform.nextDeadline, deadline <= clock.now { return }
         if virtio.hasWork { return }
         flushConsole()
-        statistics.waits += 1
-        let devices = virtio.prepareToWait()
-        let limits = [deadline.map { $0 - now }, devices.nanoseconds].compactMap(\.self)
-        control.wake.wait(nanoseconds: limits.min(), others: devices.descriptors)
+        let wait = prepareToWait()
+        control.wake.wait(nanoseconds: wait.nanoseconds, others: wait.descriptors)
         virtio.hasWaited()
+    }
+
+    /// How long to wait at most, from now to the next timer, and the descriptors to wait for.
+    func prepareToWait() -> (nanoseconds: UInt64?, descriptors: [Int32]) {
+        statistics.waits += 1
+        let now = clock.now
+        let untilTimer = platform.nextDeadline.map { $0 > now ? $0 - now : 0 }
+        let devices = virtio.prepareToWait()
+        return ([untilTimer, devices.nanoseconds].compactMap(\.self).min(), devices.descriptors)
     }
 
     // MARK: What the guest asked for
@@ -165,7 +170,6 @@ extension Machine {
         inputWaits = true
         var isStopped = false
         var isPrepared = false
-        var lostMemory: String?
         for request in control.takeRequests() {
             switch request {
             case .stop:
@@ -183,14 +187,14 @@ extension Machine {
             case .adjust(let adjustment, let done):
                 done.deliver(adjust(adjustment))
             case .memoryLost:
-                lostMemory = memoryFailure
+                // `run` says why the machine ends.
+                isStopped = true
             case .written(let result):
                 endFreeze(result)
             case .prepared:
                 isPrepared = true
             }
         }
-        if let lostMemory { return .failed(lostMemory) }
         if isStopped { return .stopped }
         if isPrepared, let trigger { return freeze(at: trigger) }
         return nil

@@ -10,8 +10,8 @@ internal import X86
 struct MachineWait {
     /// When the next timer is due, in guest nanoseconds.
     var deadline: UInt64?
-    /// Requests of disks that were under way.
-    var requests: [Int32]
+    /// Disks that had requests under way.
+    var busyDisks: UInt64
 }
 
 extension Machine {
@@ -51,14 +51,11 @@ extension Machine {
             if let deadline = platform.nextDeadline, deadline <= now { platform.expire(now: now) }
             flushConsole()
             guard !events.hasRequests, !virtio.hasWork, threads.firstEnd == nil else { continue }
-            statistics.waits += 1
-            let deadline = platform.nextDeadline
-            let devices = virtio.prepareToWait()
-            waiting = MachineWait(deadline: deadline, requests: virtio.requestDescriptors)
-            let limits = [deadline.map { $0 > now ? $0 - now : 0 }, devices.nanoseconds].compactMap(\.self)
+            let wait = prepareToWait()
+            waiting = MachineWait(deadline: platform.nextDeadline, busyDisks: virtio.busyDisks)
             waitUnlocked(
-                nanoseconds: limits.min(),
-                descriptors: devices.descriptors + [notifications?.descriptor].compactMap(\.self))
+                nanoseconds: wait.nanoseconds,
+                descriptors: wait.descriptors + [notifications?.descriptor].compactMap(\.self))
         }
     }
 
@@ -68,8 +65,9 @@ extension Machine {
         case .failed(let reason): return .failed("processor \(ended.processor): \(reason)")
         case .halted: return .failed("processor \(ended.processor) halted where its local APIC cannot wake it")
         case .shutdown, .yielded:
-            let pointer = processors[ended.processor].cpu.saveState().rip
-            return .tripleFault(processor: ended.processor, instructionPointer: pointer)
+            let state = processors[ended.processor].cpu.saveState()
+            let isReset = state.rip == CPUState.reset.rip && state.segments[1] == CPUState.reset.segments[1]
+            return .tripleFault(processor: ended.processor, instructionPointer: isReset ? nil : state.rip)
         }
     }
 
@@ -89,7 +87,7 @@ extension Machine {
         let isAsked = events.hasRequests
         guard let wait = waiting else { return isAsked }
         if isAsked || !events.output.isEmpty || virtio.hasWork || isEarlier(platform.nextDeadline, wait.deadline)
-            || virtio.requestDescriptors != wait.requests || virtio.network != nil && notifications == nil
+            || virtio.busyDisks != wait.busyDisks || virtio.network != nil && notifications == nil
         {
             wakeMachine()
         }

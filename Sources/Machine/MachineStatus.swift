@@ -23,7 +23,8 @@ public enum MachineEnd: Equatable, Sendable {
     case frozen(SnapshotReport)
     /// The guest's kernel panicked, for `reason`.
     case panicked(reason: String)
-    case tripleFault(processor: Int, instructionPointer: UInt64)
+    /// `instructionPointer` is nil where the host's processor has lost it: AMD's reset a guest that shuts down.
+    case tripleFault(processor: Int, instructionPointer: UInt64?)
     /// The machine cannot go on; the text says why.
     case failed(String)
 }

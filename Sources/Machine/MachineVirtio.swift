@@ -113,7 +113,12 @@ final class MachineVirtio {
     func drain() { for disk in disks { disk.drain() } }
 
     /// Become readable when requests of disks end that are under way.
-    var requestDescriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
+    private var requestDescriptors: [Int32] { disks.compactMap { $0.isBusy ? $0.completionDescriptor : nil } }
+
+    /// A bit for each disk with requests under way; a machine has far fewer than 64 disks.
+    var busyDisks: UInt64 {
+        disks.indices.reduce(0) { disks[$1].isBusy ? $0 | 1 << UInt64($1) : $0 }
+    }
 
     /// What the machine's thread waits for: descriptors that become readable when there is something to `poll`, and the
     /// nanoseconds after which there is in any case.

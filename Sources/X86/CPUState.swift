@@ -48,6 +48,15 @@ public struct FloatingPointState: Codable, Equatable, Sendable {
     public init() {}
 }
 
+/// What XSAVE adds to the state that FXSAVE sees; only processors of models with XSAVE have it.
+public struct ExtendedState: Codable, Equatable, Sendable {
+    public var xcr0: UInt64 = 1
+    /// Bits 128 to 255 of YMM0 to YMM15, low half then high half: 32 values.
+    public var upperHalves: [UInt64] = Array(repeating: 0, count: 32)
+
+    public init() {}
+}
+
 /// Model-specific registers that are not part of another field.
 public struct ModelSpecificRegisters: Codable, Equatable, Sendable {
     public var efer: UInt64 = 0
@@ -118,6 +127,8 @@ public struct CPUState: Codable, Equatable, Sendable {
     /// DR0 to DR3, DR6, DR7.
     public var debug: [UInt64]
     public var floatingPoint: FloatingPointState
+    /// Nil where the CPU model has no XSAVE, and right after power-on.
+    public var extended: ExtendedState?
     public var msr: ModelSpecificRegisters
     public var activity: ActivityState
     /// After STI or MOV SS: interrupts wait for one more instruction.

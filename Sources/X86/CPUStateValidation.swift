@@ -4,8 +4,8 @@
 public import Snapshot
 
 extension CPUState {
-    /// Refuses what no processor of any CPU model could have saved.
-    public func validate(layer: String) throws(SnapshotError) {
+    /// Refuses what no processor of `model` could have saved.
+    public func validate(layer: String, model: CPUModel) throws(SnapshotError) {
         try require(
             general.count == 16, layer: layer, field: "general", value: general.count,
             allowed: "16 registers")
@@ -33,7 +33,7 @@ extension CPUState {
             !paging || cr0 & ControlRegister0.protection != 0, layer: layer, field: "cr0", value: cr0,
             allowed: "protected mode when paging is on")
         try require(
-            cr4 & ~ControlRegister4.writable == 0, layer: layer, field: "cr4", value: cr4,
+            cr4 & ~model.writableControlRegister4 == 0, layer: layer, field: "cr4", value: cr4,
             allowed: "features of the CPU model only")
         let efer = msr.efer
         let knownEFER = ExtendedFeatures.writable | ExtendedFeatures.longModeActive
@@ -46,6 +46,15 @@ extension CPUState {
             active == (paging && efer & ExtendedFeatures.longModeEnable != 0) && (!active || canBeActive), layer: layer,
             field: "efer", value: efer, allowed: "LMA as LME, PG and PAE say")
         try require(cr3 >> 52 == 0, layer: layer, field: "cr3", value: cr3, allowed: "a physical address")
+        if let extended {
+            let valid: Set<UInt64> = [1, 3, model.extendedComponents]
+            try require(
+                model.features.contains(.xsave) && valid.contains(extended.xcr0), layer: layer, field: "xcr0",
+                value: extended.xcr0, allowed: "features of the CPU model only")
+            try require(
+                extended.upperHalves.count == 32, layer: layer, field: "upperHalves",
+                value: extended.upperHalves.count, allowed: "32 halves")
+        }
         for segment in segments + [ldt, task] {
             try require(
                 segment.attributes <= 0x1_ffff, layer: layer, field: "segment attributes", value: segment.attributes,
@@ -56,5 +65,16 @@ extension CPUState {
                 event.vector < 32, layer: layer, field: "pendingEvent", value: event.vector,
                 allowed: "an exception, 0 to 31")
         }
+    }
+}
+
+extension CPUModel {
+    /// Bits of CR4 that a guest may set.
+    var writableControlRegister4: UInt64 {
+        var bits = ControlRegister4.writable
+        if features.contains(.fsgsbase) { bits |= ControlRegister4.fsgsbase }
+        if features.contains(.pcid) { bits |= ControlRegister4.processContextIdentifiers }
+        if features.contains(.xsave) { bits |= ControlRegister4.xsave }
+        return bits
     }
 }

@@ -28,9 +28,11 @@ public enum ControlRegister4 {
     @inlinable public static var simdExceptions: UInt64 { 1 << 10 }  // OSXMMEXCPT
     @inlinable public static var userInstructionPrevention: UInt64 { 1 << 11 }  // UMIP
     @inlinable public static var fsgsbase: UInt64 { 1 << 16 }  // FSGSBASE
+    @inlinable public static var processContextIdentifiers: UInt64 { 1 << 17 }  // PCIDE
+    @inlinable public static var xsave: UInt64 { 1 << 18 }  // OSXSAVE
     @inlinable public static var smep: UInt64 { 1 << 20 }  // SMEP
     @inlinable public static var smap: UInt64 { 1 << 21 }  // SMAP
-    /// The bits that the guest may set: VME to MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, SMEP, SMAP.
+    /// The bits that a guest may set whose model is `x86-64-v2`: VME to MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, SMEP, SMAP.
     @inlinable public static var writable: UInt64 { 0x7ff | userInstructionPrevention | smep | smap }
 }
 

@@ -42,6 +42,13 @@ public struct LocalAPICState: Codable, Equatable, Sendable {
     /// An ExtINT message waits to be taken.
     public var externalPending = false
 
+    /// Ticks of the bus clock a count of a timer whose TDCR is `configuration`.
+    public static func timerDivisor(_ configuration: UInt32) -> UInt64 {
+        let code = configuration & 3 | (configuration >> 1 & 4)
+        // 2, 4, 8, 16, 32, 64, 128, 1.
+        return code == 7 ? 1 : 2 << UInt64(code)
+    }
+
     /// The state after power-on of the local APIC `id`.
     public static func reset(id: UInt32) -> LocalAPICState {
         LocalAPICState(id: id, apicBase: 0xfee0_0800 | (id == 0 ? 0x100 : 0))

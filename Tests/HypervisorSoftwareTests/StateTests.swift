@@ -98,7 +98,8 @@ struct StateTests {
             (Self.busy.floatingPoint, CPUState.reset.floatingPoint),
         ] {
             let before = fields(reset)
-            for (name, value) in fields(busy) { #expect(before[name] != value, "\(name)") }
+            // The software CPU's models have no XSAVE.
+            for (name, value) in fields(busy) where name != "extended" { #expect(before[name] != value, "\(name)") }
         }
     }
 

@@ -92,7 +92,7 @@ struct CommandLineTests {
         ["restore", "f", "--net", "user,mtu=1500"], ["restore", "f", "--publish", "nothing"],
         ["boot"], ["boot", "k"], ["boot", "k", "i", "--memory", "256"], ["boot", "k", "i", "--memory", "512K"],
         ["boot", "k", "i", "--memory", "2T"], ["boot", "k", "i", "--cpus", "0"], ["boot", "k", "i", "--cpus", "65"],
-        ["boot", "k", "i", "--cpu", "host"], ["boot", "k", "i", "--accel", "xen"],
+        ["boot", "k", "i", "--cpu", "x86-64-v2+avx9"], ["boot", "k", "i", "--accel", "xen"],
         ["boot", "k", "i", "--name", "../x"],
         ["boot", "k", "i", "--snapshot-when", "X"], ["boot", "k", "i", "-o", "f"],
         ["boot", "k", "i", "--snapshot-when", "", "-o", "f"], ["snapshot", "n"], ["snapshot", "-o", "f"],

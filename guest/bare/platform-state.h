@@ -214,3 +214,59 @@ x87_control:
     .balign 4
 mxcsr:
     .long   0x9fa0
+
+// Has something in all of YMM0 to YMM15, says FREEZE and waits for a byte at the serial port; then they must be as they
+// were.
+vector_extension:
+    movq    %cr4, %rax
+    orl     $(1 << 18), %eax
+    movq    %rax, %cr4
+    call    enable_vectors
+    handle  UNDEFINED_VECTOR, enable_vectors_again
+    movl    $STATE_BEFORE, %edi
+    movabsq $0x0123456789abcdef, %rax
+    movl    $64, %ecx
+1:  stosq
+    rolq    $5, %rax
+    incq    %rax
+    decl    %ecx
+    jnz     1b
+    .irp    number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqu STATE_BEFORE + 32 * \number, %ymm\number
+    .endr
+    say     "FREEZE\n"
+    movw    $(SERIAL + 5), %dx
+2:  inb     %dx, %al
+    testb   $1, %al
+    jz      2b
+    .irp    number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqu %ymm\number, STATE_AFTER + 32 * \number
+    .endr
+    movl    $STATE_BEFORE, %esi
+    movl    $STATE_AFTER, %edi
+    movl    $128, %ecx
+    repe cmpsl
+    jne     3f
+    say     "same\n"
+    jmp     power_off
+3:  say     "differs\n"
+    jmp     power_off
+
+// QEMU 7.2 as an emulated KVM host does not let KVM see what its guest writes to XCR0, so that each exit undoes it.
+enable_vectors_again:
+    pushq   %rax
+    pushq   %rcx
+    pushq   %rdx
+    call    enable_vectors
+    popq    %rdx
+    popq    %rcx
+    popq    %rax
+    iretq
+
+// x87, SSE and AVX in XCR0. Changes RAX, RCX, RDX.
+enable_vectors:
+    movl    $7, %eax
+    xorl    %edx, %edx
+    xorl    %ecx, %ecx
+    xsetbv
+    ret

@@ -56,6 +56,7 @@
 // Where smolvmm has the registers of its first virtio device, if there is one.
 #define DEVICE_PAGE         0xd0000000
 
+#define UNDEFINED_VECTOR    6
 #define TIMER_VECTOR        0x40
 #define LINE_VECTOR         0x41
 #define MESSAGE_VECTOR      0x42
@@ -227,6 +228,7 @@ entry:
 .endm
     .balign 8
 errands:
+    errand  'a', vector_extension
     errand  'c', clock
     errand  'd', deadline
     errand  'e', edge_triggered

@@ -98,6 +98,19 @@ static inline int chost_kvm_set_events(int vcpu, const struct kvm_vcpu_events *v
 /// `area`: 4096 bytes, an XSAVE area in standard form.
 static inline int chost_kvm_get_xsave(int vcpu, void *area) { return ioctl(vcpu, KVM_GET_XSAVE, area); }
 static inline int chost_kvm_set_xsave(int vcpu, const void *area) { return ioctl(vcpu, KVM_SET_XSAVE, area); }
+/// XCR0, the only extended control register that guests have.
+static inline int chost_kvm_get_xcr0(int vcpu, uint64_t *value) {
+    struct kvm_xcrs registers = {0};
+    int result = ioctl(vcpu, KVM_GET_XCRS, &registers);
+    for (uint32_t i = 0; i < registers.nr_xcrs && i < KVM_MAX_XCRS; i++) {
+        if (registers.xcrs[i].xcr == 0) *value = registers.xcrs[i].value;
+    }
+    return result;
+}
+static inline int chost_kvm_set_xcr0(int vcpu, uint64_t value) {
+    struct kvm_xcrs registers = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = value}}};
+    return ioctl(vcpu, KVM_SET_XCRS, &registers);
+}
 /// `list`: a struct kvm_msrs with `nmsrs` entries. Returns how many were read or written, from the first on.
 static inline int chost_kvm_get_msrs(int vcpu, void *list) { return ioctl(vcpu, KVM_GET_MSRS, list); }
 static inline int chost_kvm_set_msrs(int vcpu, const void *list) { return ioctl(vcpu, KVM_SET_MSRS, list); }
@@ -209,5 +222,36 @@ static inline void chost_kvm_cancel_interrupt(timer_t timer) { timer_delete(time
 static inline int chost_thread_id(void) { return (int)syscall(SYS_gettid); }
 static inline int chost_kvm_interrupt_thread(int thread) {
     return (int)syscall(SYS_tgkill, getpid(), thread, SIGRTMIN);
+}
+/// Enters a processor that stands and leaves it before its first instruction: interrupts of timers that have expired are in
+/// its local APIC then. With `immediate_exit` KVM would not look at timers; it does before it looks at signals.
+static inline int chost_kvm_deliver_timer(int vcpu, struct kvm_run *run) {
+    sigset_t signal, before;
+    sigemptyset(&signal);
+    sigaddset(&signal, SIGRTMIN);
+    pthread_sigmask(SIG_BLOCK, &signal, &before);
+    // A struct kvm_signal_mask: a length, then the kernel's own signal set of eight bytes.
+    uint32_t mask[3] = {sizeof(uint64_t)};
+    sigdelset(&before, SIGRTMIN);
+    memcpy(&mask[1], &before, sizeof(uint64_t));
+    uint8_t wasRequested = run->immediate_exit;
+    run->immediate_exit = 0;
+    int result = ioctl(vcpu, KVM_SET_SIGNAL_MASK, mask);
+    int code = errno;
+    if (result == 0) {
+        chost_kvm_interrupt_thread(chost_thread_id());
+        result = ioctl(vcpu, KVM_RUN, 0);
+        code = errno;
+        const struct timespec none = {0};
+        sigtimedwait(&signal, NULL, &none);
+        ioctl(vcpu, KVM_SET_SIGNAL_MASK, NULL);
+    }
+    run->immediate_exit = wasRequested;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (result < 0 && code != EINTR) {
+        errno = code;
+        return -1;
+    }
+    return 0;
 }
 #endif

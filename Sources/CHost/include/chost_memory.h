@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Anonymous memory for guest RAM.
+// Anonymous memory for guest RAM, and memory that this process needs no more.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #if defined(__linux__)
+#include <malloc.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+
+#if defined(__linux__)
+/// Gives the host the pages of the heap in which nothing is.
+static inline void chost_return_memory(void) { malloc_trim(0); }
 #endif
 
 /// Maps `size` bytes, whole pages, of zero-filled private memory; NULL with errno set when refused.

@@ -2,6 +2,7 @@
 // The timer of the local APIC: one-shot, periodic and TSC-deadline. Spec: Intel SDM volume 3, §11.5.4.
 
 internal import Hypervisor
+internal import X86
 
 /// Counts guest nanoseconds: the bus clock is 1 GHz.
 struct LocalAPICTimer {
@@ -34,11 +35,7 @@ struct LocalAPICTimer {
     }
 
     /// Nanoseconds a count.
-    private var divisor: UInt64 {
-        let code = divideConfiguration & 3 | (divideConfiguration >> 1 & 4)
-        // 2, 4, 8, 16, 32, 64, 128, 1.
-        return code == 7 ? 1 : 2 << UInt64(code)
-    }
+    private var divisor: UInt64 { LocalAPICState.timerDivisor(divideConfiguration) }
 
     private var period: UInt64 { UInt64(initialCount) * divisor }
 

@@ -107,9 +107,13 @@ struct BootCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "The CPU model, a fixed set of features: \(CPUModelName.known.joined(separator: ", ")).", valueName: "model"
-        ))
-    var cpu = "x86-64-v2"
+            "The CPU model: \(CPUModelName.levels.joined(separator: ", ")), or host for the best that there is.",
+            discussion: """
+                A model is a promise that the bundle keeps: it restores on hosts that can honour it, the software CPU \
+                included up to \(CPUModelName.standard). Single features can be added: \(CPUModelName.standard)+aes.
+                """,
+            valueName: "model"))
+    var cpu = CPUModelName.standard
 
     @OptionGroup var acceleration: AccelerationArguments
 
@@ -140,9 +144,7 @@ struct BootCommand: ParsableCommand {
             throw ValidationError("--memory is \(memory): it must be whole MiB, from 1M to 1T")
         }
         guard (1...64).contains(cpus) else { throw ValidationError("--cpus is \(cpus): it must be 1 to 64") }
-        guard CPUModelName.known.contains(cpu) else {
-            throw ValidationError("--cpu is '\(cpu)': this smolvmm has \(CPUModelName.known.joined(separator: ", "))")
-        }
+        if let problem = CPUModelName.problem(of: cpu) { throw ValidationError("--cpu: \(problem)") }
         guard fullCommandLine.utf8.count < 2048, !cmdline.utf8.contains(0) else {
             throw ValidationError(
                 "--cmdline makes a command line of \(fullCommandLine.utf8.count) bytes: Linux takes 2047")

@@ -21,7 +21,7 @@ struct DoctorCommand: ParsableCommand {
             """)
 
     func run() throws {
-        var findings = [Self.kvm()]
+        var findings = [Self.kvm(), Self.cpuModel()]
         #if os(Linux)
             findings += [Self.userfaultfd(), Self.libaio()]
         #endif
@@ -49,6 +49,15 @@ struct DoctorCommand: ParsableCommand {
         return Finding(
             subject: "KVM", isGood: found.isUsable, result: "\(found.finding); --accel auto takes \(choice)",
             advice: found.advice)
+    }
+
+    private static func cpuModel() -> Finding {
+        let best = Accelerator.bestKVMModel()
+        return Finding(
+            subject: "CPU models", isGood: true,
+            result: best.map { "up to \($0) under KVM; the software CPU has \(CPUModelName.standard)" }
+                ?? "\(CPUModelName.standard) and less, the software CPU's",
+            advice: nil)
     }
 
     #if os(Linux)

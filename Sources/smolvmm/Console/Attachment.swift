@@ -81,8 +81,10 @@ struct Attachment {
             tell(error: "the guest's kernel panicked\(reason.isEmpty ? "" : ": \(reason)")")
             return .panic
         case .tripleFault(let processor, let instructionPointer):
-            let place = "0x" + String(instructionPointer, radix: 16)
-            tell(error: "the guest's processor \(processor) shut down: triple fault at \(place)")
+            let place = instructionPointer.map { "0x" + String($0, radix: 16) }
+            tell(
+                error: "the guest's processor \(processor) shut down: triple fault"
+                    + (place.map { " at \($0)" } ?? "; this host's processor does not tell where"))
             return .tripleFault
         case .failed(let reason):
             tell(error: reason)

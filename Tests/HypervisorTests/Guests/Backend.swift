@@ -20,9 +20,21 @@ enum Backend: String, CaseIterable {
     /// Those of this host.
     static let allCases: [Backend] = hasKVM ? [.software, .kvm] : [.software]
 
-    /// Whether this host's KVM runs guests on the processor. One that emulates them has gaps of its own, which would be
-    /// found here and not ours.
+    /// Those that do what processors do, also in the midst of a fault. A KVM that emulates supervisor code has gaps of its
+    /// own, which are not ours to find.
+    static let onProcessor: [Backend] = hasNativeKVM ? [.software, .kvm] : [.software]
+
     static var hasKVM: Bool {
+        #if os(Linux)
+            if case .unavailable = KVMProbe.run() { return false }
+            return true
+        #else
+            return false
+        #endif
+    }
+
+    /// Whether this host's KVM runs guests on the processor.
+    static var hasNativeKVM: Bool {
         #if os(Linux)
             return KVMProbe.run().isUsable
         #else
@@ -30,28 +42,40 @@ enum Backend: String, CaseIterable {
         #endif
     }
 
+    /// Whether there is a backend with processors that have AVX.
+    static var hasVectorExtension: Bool {
+        #if os(Linux)
+            guard hasKVM, let best = try? bestKVMModel() else { return false }
+            return best.features.isSuperset(of: CPUModel(.v3).features)
+        #else
+            return false
+        #endif
+    }
+
     /// A machine with one processor.
-    func makeMachine(memory: GuestMemory, bus: Bus, clock: GuestClock) throws -> any VirtualMachine {
+    func makeMachine(
+        memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel = .x86_64
+    ) throws -> any VirtualMachine {
         #if os(Linux)
             if self == .kvm {
                 return try KVMVirtualMachine(
-                    memory: memory, bus: bus, clock: clock, model: .x86_64, processors: 1, access: OneThread())
+                    memory: memory, bus: bus, clock: clock, model: model, processors: 1, access: OneThread())
             }
         #endif
-        return SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock, model: .x86_64, processors: 1)
+        return SoftwareVirtualMachine(memory: memory, bus: bus, clock: clock, model: model, processors: 1)
     }
 }
 
-/// Nobody else accesses the devices.
+/// Nobody else accesses the devices. The processor comes back from each access, so that the guest is seen to be done.
 private final class OneThread: DeviceAccess {
     func begin() {}
-    func end() -> Bool { false }
+    func end() -> Bool { true }
 }
 
 struct BackendTests {
     @Test(
         .enabled(
             if: Backend.hasKVM,
-            "this host has no KVM that runs guests on the processor: guests are tried on the software CPU only"))
+            "this host has no KVM, or not for this user: guests are tried on the software CPU only"))
     func `guests are tried under KVM, too`() { #expect(Backend.allCases.contains(.kvm)) }
 }

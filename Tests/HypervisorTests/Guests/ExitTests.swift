@@ -48,7 +48,7 @@ struct ExitTests {
             ])
     }
 
-    @Test(arguments: Backend.allCases)
+    @Test(arguments: Backend.onProcessor)
     func `an exception that cannot be delivered shuts the processor down`(backend: Backend) throws {
         // INT3 without an interrupt descriptor table.
         let guest = try GuestProcessor(backend, code: [0xcc])

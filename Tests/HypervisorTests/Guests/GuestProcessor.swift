@@ -72,13 +72,13 @@ final class GuestProcessor {
     /// Processors need not keep their machine.
     private let machine: any VirtualMachine
 
-    init(_ backend: Backend, code: [UInt8]) throws {
+    init(_ backend: Backend, model: CPUModel = .x86_64, code: [UInt8]) throws {
         memory = try GuestMemory(size: 2 << 20)
         let bus = Bus()
         try bus.attach(ports, ports: Self.devicePorts)
         try bus.attach(page, memory: Self.devicePage, size: GuestMemory.pageSize)
         try bus.attach(done, ports: Port(0xf4)...Port(0xf4))
-        machine = try backend.makeMachine(memory: memory, bus: bus, clock: GuestClock())
+        machine = try backend.makeMachine(memory: memory, bus: bus, clock: GuestClock(), model: model)
         processor = try machine.makeVirtualCPU(index: 0, interrupts: NoInterrupts())
         try memory.write(code, at: GuestPhysicalAddress(Self.code))
         try memory.store(Self.tables + 0x1003, at: GuestPhysicalAddress(Self.tables))

@@ -2,6 +2,7 @@
 // A processor's state goes from one backend to another, through running code, and stays what it is.
 
 import Hypervisor
+import Snapshot
 import Testing
 import X86
 
@@ -62,5 +63,35 @@ struct ProcessorStateTests {
         }
         try guest.processor.restoreState(state)
         #expect(guest.processor.saveState() == state)
+    }
+
+    @Test(
+        .enabled(
+            if: Backend.hasVectorExtension, "this host has no KVM with AVX: vector registers are not tried"))
+    func `the registers of AVX survive running, saving and restoring`() throws {
+        let guest = try GuestProcessor(.kvm, model: CPUModel(.v3), code: Self.code)
+        var state = ProcessorMode.long.full
+        state.cr4 |= ControlRegister4.xsave
+        var extended = ExtendedState()
+        extended.xcr0 = 7
+        extended.upperHalves = (1...32).map { 0x0f1e_2d3c_4b5a_6978 &* UInt64($0) }
+        state.extended = extended
+        try guest.processor.restoreState(state)
+        #expect(guest.run() == nil)
+        var expected = state
+        expected.rip += Self.outLength
+        let saved = guest.processor.saveState()
+        #expect(saved == expected)
+        let second = try GuestProcessor(.kvm, model: CPUModel(.v3), code: Self.code)
+        try second.processor.restoreState(saved)
+        #expect(second.processor.saveState() == saved)
+    }
+
+    @Test
+    func `a processor without AVX refuses its registers`() throws {
+        let guest = try GuestProcessor(.software, code: Self.code)
+        var state = ProcessorMode.long.full
+        state.extended = ExtendedState()
+        #expect(throws: SnapshotError.self) { try guest.processor.restoreState(state) }
     }
 }
