@@ -2,6 +2,7 @@
 """End-to-end tests of the processor: guest/bench in a guest must compute what it computes here; end-to-end-test.py runs them."""
 
 import contextlib
+import os
 import re
 import shlex
 import time
@@ -14,6 +15,9 @@ JOBS_SECONDS = 600
 SNAPSHOTS = 4
 BLOCKS = 500
 ENGINES = ("interpret", "translate")
+# What runs in both engines side by side; all programs with SMOLVMM_CHECK_ALL=1 in the environment, in some minutes.
+CHECKED = ("quicksort", "sha256", "patch", "signal", "repmove", "x87", "packed", "gzip", "awk", "sort", "sh")
+FEWEST_RUNS = 100_000
 
 
 def native_results(bench, scale):
@@ -29,14 +33,14 @@ def native_results(bench, scale):
 
 
 @contextlib.contextmanager
-def shell(bench, name, scale, engine):
+def shell(bench, name, scale, engine, *options):
     """A booted machine that has smolbench, at its shell's prompt."""
     initramfs = CACHE / "initramfs-bench.cpio"
     if not initramfs.exists():
         raise Skip("guest/build-initramfs --program was not run")
     with bench.start(
             "boot", bench.kernel, initramfs, "--name", name, "--memory", "256M", "--accel", "software",
-            "--cpu-engine", engine, "--cmdline", "quiet smolvmm.run=shell") as machine:
+            "--cpu-engine", engine, *options, "--cmdline", "quiet smolvmm.run=shell") as machine:
         machine.expect(rb"/ # ", BOOT_SECONDS)
         guest = Shell(machine)
         guest.run("PS1=; cd /tmp; " + preparation(scale))
@@ -114,4 +118,18 @@ def random_blocks_agree(bench):
                     f"--seed {first} shows the first that does")
 
 
-TESTS = [programs_agree, frozen_programs_agree, random_blocks_agree]
+def engines_agree(bench):
+    """translator and interpreter agree on a whole boot and on programs, run side by side from the same state"""
+    expected = native_results(bench, 1)
+    jobs = [job for job in expected if job.name in CHECKED or os.environ.get("SMOLVMM_CHECK_ALL")]
+    with shell(bench, bench.new_name(), 1, "check", "--stats") as guest:
+        compare({job: expected[job] for job in jobs}, guest.run(script(jobs), timeout=JOBS_SECONDS))
+        guest.machine.send("poweroff -f")
+        status = guest.machine.wait(BOOT_SECONDS)
+        told = guest.machine.standard_error()
+        require(status == 0, f"status {status}: {told}")
+        runs = re.search(r"runs that both engines agreed on: (\d+)", told)
+        require(runs and int(runs[1]) >= FEWEST_RUNS, f"few runs were compared: {told}")
+
+
+TESTS = [programs_agree, frozen_programs_agree, random_blocks_agree, engines_agree]

@@ -40,6 +40,8 @@ struct BlockHeader {
     private(set) var invalidations = 0
     /// Where blocks are translated.
     var translator: Translator?
+    /// Compares translator and interpreter, with `--cpu-engine check`.
+    private(set) var lockstep: Lockstep?
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
@@ -71,6 +73,11 @@ struct BlockHeader {
     /// To be called before the guest's RAM at `physical` changes, within its page.
     func willChange(_ physical: UInt64) {
         if memory.isFrozen { memory.preserve(GuestPhysicalAddress(physical)) }
+        lockstep?.journal.note(physical)
+    }
+
+    func prepareCheck(reportPath: String?) {
+        if lockstep == nil { lockstep = Lockstep(MemoryJournal(physical), reportPath: reportPath) }
     }
 
     /// Sends every processor's writes to the physical page `frame` the slow way from now on.

@@ -102,6 +102,8 @@ struct Core: ~Copyable {
     /// What an instruction threw that the interpreter ran for translated code.
     var pendingFault: Fault?
     var counts = EngineCounts()
+    /// What cannot be done twice waits: see `executeChecked`.
+    var isChecking = false
     /// When the keys in the jump table were begun.
     var jumpTableEpoch: UInt32 = 0
 
@@ -131,6 +133,7 @@ struct Core: ~Copyable {
         #if arch(x86_64) && os(Linux)
             prepareTranslator()
         #endif
+        if configuration.engine == .check { code.prepareCheck(reportPath: configuration.checkReport) }
     }
 
     deinit {

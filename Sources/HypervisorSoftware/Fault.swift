@@ -27,6 +27,8 @@ package struct Fault: Error, Equatable {
     /// Not an exception: a repeated instruction made way for the end of the time slice. RIP is still its own, and the
     /// registers say how far it got.
     static let interrupted = Fault(vector: .max)
+    /// Not an exception: an instruction that is not part of a checked run, because what it does cannot be done twice.
+    static let deferred = Fault(vector: .max - 1)
     package static let divideError = Fault(vector: 0)  // #DE
     package static let debug = Fault(vector: 1)  // #DB
     package static let breakpoint = Fault(vector: 3)  // #BP

@@ -88,7 +88,7 @@ extension Core {
         }
         let translation = try translate(linear, .read, set)
         guard let host = unsafe physical.pointer(translation.physical) else {
-            return readDevice(translation.physical, size)
+            return try readDevice(translation.physical, size)
         }
         if isWatched(linear) { noteDataAccess(linear, UInt64(size), isWrite: false) }
         unsafe enter(linear, translation, set, host: host, access: .read)
@@ -122,7 +122,7 @@ extension Core {
         }
         let translation = try translate(linear, .write, set)
         guard physical.isWritable(translation.physical), let host = unsafe physical.pointer(translation.physical) else {
-            writeDevice(translation.physical, value, size)
+            try writeDevice(translation.physical, value, size)
             return
         }
         if isWatched(linear) { noteDataAccess(linear, UInt64(size), isWrite: true) }
@@ -213,14 +213,16 @@ extension Core {
         }
     }
 
-    private mutating func readDevice(_ address: UInt64, _ size: Int) -> UInt64 {
+    private mutating func readDevice(_ address: UInt64, _ size: Int) throws(Fault) -> UInt64 {
+        if isChecking { throw .deferred }
         guard let width = AccessWidth(rawValue: size) else { return .max }
         translations.noteInterrupt()
         return bus.readMemory(GuestPhysicalAddress(address), width: width)
     }
 
     /// ROM and absent memory swallow writes.
-    private mutating func writeDevice(_ address: UInt64, _ value: UInt64, _ size: Int) {
+    private mutating func writeDevice(_ address: UInt64, _ value: UInt64, _ size: Int) throws(Fault) {
+        if isChecking { throw .deferred }
         guard let width = AccessWidth(rawValue: size) else { return }
         translations.noteInterrupt()
         bus.writeMemory(GuestPhysicalAddress(address), value, width: width)

@@ -169,6 +169,7 @@ extension Core {
     private mutating func setEntryBits(_ address: UInt64, _ bits: UInt64) {
         guard physical.isWritable(address), let host = unsafe physical.pointer(address) else { return }
         code.willChange(address)
+        code.lockstep?.journal.noteEntry(address)
         // SAFETY: one byte at a valid address.
         let old = unsafe host.load(as: UInt8.self)
         unsafe host.storeBytes(of: old | UInt8(truncatingIfNeeded: bits), as: UInt8.self)

@@ -7,6 +7,8 @@ public enum SoftwareEngine: String, Sendable, CaseIterable {
     case interpret
     /// The interpreter, and translated code for what runs often.
     case translate
+    /// Both from the same state, which stops at the first difference: to find faults of the translator.
+    case check
 
     /// The engine of this host when nobody chose one.
     #if arch(x86_64) && os(Linux)

@@ -20,6 +20,8 @@ struct SoftwareConfiguration {
     var engine = SoftwareEngine.standard
     /// How often a block is interpreted before it is translated.
     var translationHeat: UInt8 = 40
+    /// What the names of the files begin with that tell of a difference between the engines; nil for none.
+    var checkReport: String?
 }
 
 /// A machine whose processors run in software.
@@ -40,7 +42,12 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         code = SharedCode(memory)
         self.bus = bus
         self.clock = clock
-        configuration = SoftwareConfiguration(model: model, processors: processors, engine: engine)
+        var configuration = SoftwareConfiguration(model: model, processors: processors, engine: engine)
+        if engine == .check {
+            configuration.translationHeat = 1
+            configuration.checkReport = "smolvmm-check-\(getpid())"
+        }
+        self.configuration = configuration
     }
 
     public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {
@@ -69,6 +76,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             instructions += processor.core.executed
         }
         let translator = code.translator?.counts ?? TranslatorCounts()
+        let checked = code.lockstep.map { [("runs that both engines agreed on", $0.runs)] } ?? []
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
             ("blocks translated", translator.translations), ("jumps linked", translator.links),
@@ -78,7 +86,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             ("left by an exception or changed code", sum.stops),
             ("instructions run by the interpreter inside", sum.helperCalls),
             ("page walks", sum.walks),
-        ]
+        ] + checked
     }
 }
 

@@ -73,9 +73,11 @@ public final class UserNetwork: NetworkBackend, SlirpOwner {
     private func mayLeave(_ packet: InternetPacket, _ bytes: [UInt8]) -> Bool {
         if isOwnBusiness(packet) { return true }
         guard UserNetworkLayout.isRoutable(packet.destination) else { return false }
+        // libslirp 4.7 writes where it must not when it puts fragments together that no honest guest sends.
+        if packet.isFragment { return refuse(packet, bytes) }
         guard let policy else { return true }
-        if !packet.isFragment, packet.destination == UserNetworkLayout.resolver,
-            case .udp(let datagram) = packet.transport, datagram.destinationPort == DomainMessage.port
+        if packet.destination == UserNetworkLayout.resolver, case .udp(let datagram) = packet.transport,
+            datagram.destinationPort == DomainMessage.port
         {
             return mayResolve(datagram, packet, bytes, policy)
         }
@@ -90,6 +92,10 @@ public final class UserNetwork: NetworkBackend, SlirpOwner {
             if peers.contains(peer) { return true }
         case .icmp, .opaque: break
         }
+        return refuse(packet, bytes)
+    }
+
+    private func refuse(_ packet: InternetPacket, _ bytes: [UInt8]) -> Bool {
         deliver(builder.prohibited(packet, in: bytes, from: UserNetworkLayout.gateway))
         return false
     }

@@ -68,7 +68,11 @@ struct AccelerationArguments: ParsableArguments {
             valueName: "name"))
     var accel = Accelerator.auto
 
-    @Option(help: ArgumentHelp("How the software CPU runs the guest: interpret or translate.", valueName: "name"))
+    @Option(
+        help: ArgumentHelp(
+            "How the software CPU runs the guest: interpret, translate, or check.",
+            discussion: "check does both, slowly, and stops where they differ: for faults of smolvmm's.",
+            valueName: "name"))
     var cpuEngine = SoftwareEngine.standard
 }
 

@@ -54,7 +54,8 @@ struct DifferentialTests {
         return time.tv_sec
     }
 
-    @Test(arguments: FormGroup.allCases, SoftwareEngine.allCases)
+    /// Not `check`: flags that instructions leave undefined differ, which it does not forgive whatever follows.
+    @Test(arguments: FormGroup.allCases, [SoftwareEngine.interpret, .translate])
     func `the software CPU does what the host's processor does`(group: FormGroup, engine: SoftwareEngine) throws {
         let seconds = Self.variable("SMOLVMM_DIFFERENTIAL_SECONDS").flatMap { Int($0) } ?? 0
         let seed = Self.variable("SMOLVMM_DIFFERENTIAL_SEED").flatMap { UInt64($0) } ?? 1

@@ -43,6 +43,15 @@ struct UserNetworkTests {
         #expect(InternetChecksum.sum(guest.frames[0], 34..<guest.frames[0].count) == 0xffff)
     }
 
+    @Test(arguments: [0x2000, 0x2001, 1] as [UInt16], [nil, ["192.0.2.0/24"]])
+    func `fragments are refused, policy or not`(fragment: UInt16, allow: [String]?) throws {
+        let (network, guest) = try network(allow)
+        send(network, packet(17, to: address("192.0.2.9"), [UInt8](repeating: 0, count: 24), fragment: fragment))
+        let answer = try #require(guest.packets.first)
+        #expect(answer.transport == .icmp(3))
+        #expect(guest.frames[0][35] == 13)
+    }
+
     @Test func `names that are not allowed are refused by name`() throws {
         let (network, guest) = try network(["example.org"])
         send(network, udp(to: UserNetworkLayout.resolver, port: 53, question("secret.example.com")))

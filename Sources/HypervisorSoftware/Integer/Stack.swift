@@ -31,6 +31,8 @@ extension Core {
                 }
             }
         case .pushf:
+            // It would make flags that are undefined part of memory.
+            if isChecking { throw .deferred }
             if isVirtual8086, !hasFullIOPrivilege { throw .generalProtection(0) }
             try push(rflags & ~(Flags.resume.rawValue | Flags.virtual8086.rawValue), size: size)
         case .pushSegment: try push(UInt64(segments[Int(i.reg & 7)].selector), size: size)

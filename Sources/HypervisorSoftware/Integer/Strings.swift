@@ -64,11 +64,12 @@ extension Core {
         }
     }
 
-    /// Takes work of a repeated instruction from the time slice, and leaves the instruction when nothing is left of it.
+    /// Takes work of a repeated instruction from the time slice, and leaves the instruction when nothing is left of it:
+    /// not in a checked run, for how many elements are done at once depends on what is known of the page.
     @inline(__always)
     mutating func spend(_ work: Int, _ i: DecodedInstruction, _ mask: UInt64) throws(Fault) {
         budget -= work
-        if budget < 0, self[gpr: RegisterIndex.rcx] & mask != 0 { throw .interrupted }
+        if budget < 0, !isChecking, self[gpr: RegisterIndex.rcx] & mask != 0 { throw .interrupted }
     }
 
     private mutating func stringElement<T: MemoryWord>(

@@ -12,6 +12,7 @@ extension Core {
     /// Executes an instruction of the system group. RIP is the address of the next instruction.
     @inline(never)
     mutating func executeSystem(_ i: DecodedInstruction) throws(Fault) {
+        if isChecking { throw .deferred }
         guard let operation = Operation(rawValue: i.operation) else { throw .invalidOpcode }
         switch operation {
         case .cli, .sti, .popf, .hlt: try interruptFlag(operation, i)

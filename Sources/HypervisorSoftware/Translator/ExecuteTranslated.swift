@@ -9,6 +9,7 @@ extension Core {
     mutating func execute() throws(Fault) {
         #if arch(x86_64) && os(Linux)
             if configuration.engine != .interpret, mode == .bits64, let translator = code.translator {
+                if let lockstep = code.lockstep { return try executeChecked(translator, lockstep) }
                 return try executeTranslated(translator)
             }
         #endif
@@ -44,7 +45,7 @@ extension Core {
             }
         }
 
-        private mutating func executeTranslated(_ translator: Translator) throws(Fault) {
+        mutating func executeTranslated(_ translator: Translator) throws(Fault) {
             /// A jump that can be linked to the block that comes next.
             var site = 0
             while true {

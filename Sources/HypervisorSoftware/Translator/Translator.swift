@@ -9,9 +9,9 @@
         /// Room that a block may need.
         private static let largestBlock = 64 << 10
 
-        private let buffer: CodeBuffer
+        let buffer: CodeBuffer
         private let routines: SharedRoutines
-        private var used: Int
+        private(set) var used: Int
         private(set) var counts = TranslatorCounts()
         /// The linked jumps that lead to each block.
         private var incoming: [Int: [Int]] = [:]
@@ -75,6 +75,12 @@
             // SAFETY: the routine was written by `SharedRoutines` to be called like that; `code` is a block's entry.
             let enter = unsafe unsafeBitCast(buffer.executable + routines.enter, to: Enter.self)
             unsafe enter(context, buffer.executable + code)
+        }
+
+        /// Some bytes of code from `entry` on, for a report.
+        func bytes(at entry: Int, count: Int) -> [UInt8] {
+            // SAFETY: no further than the code that was written.
+            unsafe Array(UnsafeBufferPointer(start: buffer.writable + entry, count: min(count, used - entry)))
         }
 
         /// The host address of a block's entry.
