@@ -64,7 +64,9 @@
         }
 
         private mutating func hostCode(_ translator: Translator) -> [UInt8] {
-            guard let frame = try? fetchFrame(rip), let slot = blocks.find(frame | rip & 4095, mode) else { return [] }
+            guard let frame = try? fetchFrame(rip), let slot = blocks.find(frame | rip & 4095, mode, accessSet) else {
+                return []
+            }
             // SAFETY: a slot from the cache is a block's header.
             let entry = unsafe Int(blocks.header(slot).pointee.code)
             return entry == 0 ? [] : translator.bytes(at: entry, count: 2048)

@@ -34,6 +34,8 @@ struct BlockTranslator: ~Copyable {
     var code: Assembler
     let routines: SharedRoutines
     let set: AccessSet
+    /// Whether all that looks at system flags or changes them is left to the interpreter, which a check does once.
+    private let leavesSystem: Bool
     private var asides: [Branch] = []
 
     // The instruction being translated.
@@ -52,10 +54,11 @@ struct BlockTranslator: ~Copyable {
     var x87Loaded = false
     var x87PageNoted = false
 
-    init(_ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet) {
+    init(_ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, leavesSystem: Bool) {
         self.code = code
         self.routines = routines
         self.set = set
+        self.leavesSystem = leavesSystem
         asides.reserveCapacity(32)
     }
 
@@ -67,7 +70,7 @@ struct BlockTranslator: ~Copyable {
         let total = min(total, Self.longest)
         var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
         var live = InlineArray<64, Flags>(repeating: .status)
-        for position in 0..<total { plans[position] = .of(instruction(firstSlot + UInt32(position))) }
+        for position in 0..<total { plans[position] = plan(instruction(firstSlot + UInt32(position))) }
         var needed = Flags.status
         for position in stride(from: total - 1, through: 0, by: -1) {
             let i = instruction(firstSlot + UInt32(position))
@@ -127,6 +130,11 @@ struct BlockTranslator: ~Copyable {
             next += 1
         }
         return entry
+    }
+
+    private func plan(_ i: DecodedInstruction) -> TranslationPlan {
+        let plan = TranslationPlan.of(i)
+        return leavesSystem && plan.isOfSystem(i) ? .leave : plan
     }
 
     /// What code that became invalid does is before its entry, which is overwritten with a jump to it.

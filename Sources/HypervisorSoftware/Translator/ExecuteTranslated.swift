@@ -26,7 +26,7 @@ extension Core {
             unsafe translations.context.storeBytes(
                 of: prepareX87ForTranslatedCode, toByteOffset: ContextLayout.prepareX87, as: PrepareFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
-            code.translator = Translator(coreOffsets())
+            code.translator = Translator(coreOffsets(), leavesSystem: configuration.engine == .check)
         }
 
         private mutating func coreOffsets() -> SharedRoutines.CoreOffsets {

@@ -44,6 +44,12 @@ enum TranslationPlan: UInt8 {
         }
     }
 
+    /// Whether the instruction looks at system flags or changes them.
+    func isOfSystem(_ i: DecodedInstruction) -> Bool {
+        self == .system || self == .systemHelper
+            || self == .integer && Operation(rawValue: i.operation) == .pushf
+    }
+
     private static func integer(_ i: DecodedInstruction) -> TranslationPlan {
         guard let operation = Operation(rawValue: i.operation) else { return .leave }
         guard isPlainAddress(i) else { return .helper }

@@ -11,15 +11,18 @@
 
         let buffer: CodeBuffer
         private let routines: SharedRoutines
+        /// For a check: system instructions are the interpreter's.
+        private let leavesSystem: Bool
         private(set) var used: Int
         private(set) var counts = TranslatorCounts()
         /// The linked jumps that lead to each block.
         private var incoming: [Int: [Int]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
-        init?(_ core: SharedRoutines.CoreOffsets) {
+        init?(_ core: SharedRoutines.CoreOffsets, leavesSystem: Bool) {
             guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer() else { return nil }
             self.buffer = buffer
+            self.leavesSystem = leavesSystem
             // SAFETY: the assembler stays below the buffer's size.
             var code = unsafe Assembler(buffer.writable, from: 0, limit: CodeBuffer.size)
             routines = SharedRoutines(&code, core)
@@ -35,7 +38,7 @@
         func translate(_ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache) -> Int {
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
-            var block = BlockTranslator(code, routines, set)
+            var block = BlockTranslator(code, routines, set, leavesSystem: leavesSystem)
             // SAFETY: the slots of a block and its closing slot.
             let entry = block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
             guard !block.code.overflowed else { return 0 }
