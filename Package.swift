@@ -27,7 +27,7 @@ let package = Package(
         .systemLibrary(name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
         .target(name: "CAgentFiles"),
         .target(name: "AgentProtocol", dependencies: ["CAgentFiles"]),
-        .target(name: "HostThreads"),
+        .target(name: "Host"),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
         .target(name: "Bus", dependencies: ["GuestMemory"]),
@@ -38,32 +38,32 @@ let package = Package(
             dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "HypervisorKVM",
-            dependencies: ["CHost", "CFirmware", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
-        .target(name: "DiskImage", dependencies: ["CHost", "HostThreads", "CAio", "CZlib", "CZstd"]),
+            dependencies: ["CHost", "CFirmware", "Host", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+        .target(name: "DiskImage", dependencies: ["CHost", "Host", "CAio", "CZlib", "CZstd"]),
         .target(name: "Virtio", dependencies: ["CHost", "DiskImage", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "Devices",
             dependencies: ["Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
-        .target(name: "Network", dependencies: ["CHost", "CSlirp", "Virtio"]),
+        .target(name: "Network", dependencies: ["CHost", "CSlirp", "Host", "Virtio"]),
         .target(
             name: "Boot",
             dependencies: ["CFirmware", "CZstd", "CLzma", "CZlib", "CLz4", "GuestMemory", "X86"]),
         .target(
             name: "Bundle",
             dependencies: [
-                "CHost", "HostThreads", "CZstd", "DiskImage", "GuestMemory", "Snapshot",
+                "CHost", "Host", "CZstd", "DiskImage", "GuestMemory", "Snapshot",
                 .product(name: "Crypto", package: "swift-crypto"),
             ]),
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "HostThreads", "Boot", "Bundle", "Devices", "Network", "Virtio", "DiskImage",
+                "CHost", "Host", "Boot", "Bundle", "Devices", "Network", "Virtio", "DiskImage",
                 "HypervisorSoftware", "HypervisorKVM", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot",
             ]),
         .executableTarget(
             name: "smolvmm",
             dependencies: [
-                "CHost", "AgentProtocol", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
+                "CHost", "Host", "AgentProtocol", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ]),
         .target(name: "CNative", path: "Tests/Support/CNative"),

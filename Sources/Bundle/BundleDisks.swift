@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Disks in a bundle: real qcow2 images that are used in place, each piece checked against its hash when it is first read.
 
-internal import HostThreads
+internal import Host
 public import DiskImage
 internal import Synchronization
 

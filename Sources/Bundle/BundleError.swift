@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a `.smolmachine` file could not be written, opened or used.
 
-#if canImport(Glibc)
-    internal import Glibc
-#else
-    internal import Darwin
-#endif
+internal import Host
 
 /// Why a bundle was not written or was refused.
 public enum BundleError: Error, Equatable, CustomStringConvertible {
@@ -33,7 +29,7 @@ public enum BundleError: Error, Equatable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .io(let operation, let path, let code):
-            "cannot \(operation) \(path): \(Self.text(of: code))"
+            "cannot \(operation) \(path): \(errorText(code))"
         case .notABundle(let path, let reason):
             "\(path) is not a whole .smolmachine file: \(reason)"
         case .newerFormat(let path, let version, let newest):
@@ -57,11 +53,5 @@ public enum BundleError: Error, Equatable, CustomStringConvertible {
         case .disk(let id, let reason):
             "disk '\(id)': \(reason)"
         }
-    }
-
-    private static func text(of code: Int32) -> String {
-        guard let message = unsafe strerror(code) else { return "error \(code)" }
-        // SAFETY: strerror returns a NUL-terminated string, copied before the next call.
-        return unsafe String(cString: message)
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes a `.smolmachine` file: all of it, or nothing. docs/bundle-format.md.
 
-internal import HostThreads
+internal import Host
 internal import DiskImage
 public import GuestMemory
 

@@ -6,7 +6,7 @@
     internal import CHost
     internal import Glibc
     internal import GuestMemory
-    internal import HostThreads
+    internal import Host
     internal import Synchronization
 
     /// Fills a machine's memory for its `LazyMemory`. Its threads keep it until `stop`.

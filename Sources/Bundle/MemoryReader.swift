@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `memory.data` back into guest RAM, or only checked: chunks are hashed, then decompressed, on several threads.
 
-internal import HostThreads
+internal import Host
 public import GuestMemory
 internal import Synchronization
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guest RAM into `memory.data`: chunks are compressed and hashed on several threads and written in ascending order.
 
-internal import HostThreads
+internal import Host
 internal import GuestMemory
 internal import Synchronization
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a disk image could not be made, opened or used.
 
+internal import Host
+
 #if canImport(Glibc)
     internal import Glibc
 #else
@@ -28,7 +30,7 @@ public enum DiskImageError: Error, Equatable, CustomStringConvertible {
 
     public var description: String {
         switch self {
-        case .io(let operation, let path, let code): "cannot \(operation) \(path): \(Self.text(of: code))"
+        case .io(let operation, let path, let code): "cannot \(operation) \(path): \(errorText(code))"
         case .corrupt(let path, let reason): "\(path) is damaged: \(reason)"
         case .unsupported(let path, let feature): "\(path) uses \(feature), which this smolvmm does not support"
         case .backingRefused(let image, let backing, let reason):
@@ -56,12 +58,6 @@ public enum DiskImageError: Error, Equatable, CustomStringConvertible {
         case .outOfRange: EINVAL
         default: EIO
         }
-    }
-
-    static func text(of code: Int32) -> String {
-        guard let message = unsafe strerror(code) else { return "error \(code)" }
-        // SAFETY: strerror returns a NUL-terminated string, copied before the next call.
-        return unsafe String(cString: message)
     }
 }
 

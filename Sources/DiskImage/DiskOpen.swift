@@ -2,6 +2,7 @@
 // Opens a disk: the image that was named and those behind it, of which none is trusted.
 
 internal import CHost
+internal import Host
 
 #if canImport(Glibc)
     internal import Glibc
@@ -138,8 +139,8 @@ extension DiskImage {
         }
         let path = name.hasPrefix("/") ? name : folder(of: image) + "/" + name
         guard !allowsAny else { return path }
-        guard let real = resolvedPath(path) else { throw refuse(DiskImageError.text(of: errno)) }
-        guard let realRoot = resolvedPath(root) else { throw refuse(DiskImageError.text(of: errno)) }
+        guard let real = resolvedPath(path) else { throw refuse(errorText(errno)) }
+        guard let realRoot = resolvedPath(root) else { throw refuse(errorText(errno)) }
         guard realRoot == "/" || real.hasPrefix(realRoot + "/") else {
             throw refuse(
                 "it is outside of the image's folder; allow that with 'backing=any' (--backing any) if you trust the image"

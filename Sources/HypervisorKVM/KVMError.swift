@@ -4,6 +4,7 @@
 #if os(Linux)
 
     internal import Glibc
+    internal import Host
 
     /// Why the KVM backend did not do what was asked.
     public enum KVMError: Error, Equatable, CustomStringConvertible {
@@ -26,7 +27,7 @@
                 "this host has no /dev/kvm: load the kernel's module kvm_intel or kvm_amd, or use --accel software"
             case .notPermitted:
                 "/dev/kvm is there, but you may not open it: join its group (usermod -aG kvm USER), or use --accel software"
-            case .cannotOpen(let code): "/dev/kvm cannot be opened: \(Self.text(code)); --accel software does without"
+            case .cannotOpen(let code): "/dev/kvm cannot be opened: \(errorText(code)); --accel software does without"
             case .unsupportedVersion(let version): "/dev/kvm speaks version \(version) of its interface, must be 12"
             case .lacks(let capability):
                 "KVM of this kernel lacks \(capability): a newer kernel has it, and --accel software does without"
@@ -34,15 +35,8 @@
                 "the CPU model '\(model)' has \(features.joined(separator: ", ")), which this host's KVM does not offer: "
                     + "use another host, or --accel software"
             case .refused(let what, let code):
-                "KVM refused \(what): \(Self.text(code)); 'smolvmm doctor' tells more of this host"
+                "KVM refused \(what): \(errorText(code)); 'smolvmm doctor' tells more of this host"
             }
-        }
-
-        /// The host's words for an error number.
-        private static func text(_ code: Int32) -> String {
-            guard let text = unsafe strerror(code) else { return "error \(code)" }
-            // SAFETY: strerror gives a NUL-terminated string, copied at once.
-            return unsafe String(cString: text)
         }
     }
 

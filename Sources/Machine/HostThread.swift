@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads of the host.
 
-internal import HostThreads
+internal import Host
 
 #if canImport(Glibc)
     internal import Glibc

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a machine could not be made, restored, snapshotted or kept running.
 
-#if canImport(Glibc)
-    internal import Glibc
-#else
-    internal import Darwin
-#endif
+internal import Host
 
 /// Why the machine did not do what was asked.
 public enum MachineError: Error, Equatable, CustomStringConvertible {
@@ -49,11 +45,4 @@ public enum MachineError: Error, Equatable, CustomStringConvertible {
         case .busy(let what): "the machine is busy: \(what)"
         }
     }
-}
-
-/// The host's words for an error number.
-public func errorText(_ code: Int32) -> String {
-    guard let text = unsafe strerror(code) else { return "error \(code)" }
-    // SAFETY: strerror gives a NUL-terminated string, copied at once.
-    return unsafe String(cString: text)
 }

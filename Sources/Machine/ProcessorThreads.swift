@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Processors that run at the same time, each on a host thread of its own, and the lock of all devices.
 
-internal import HostThreads
+internal import Host
 internal import Hypervisor
 
 /// The threads of a machine's processors.

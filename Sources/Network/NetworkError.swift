@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why the host's side of a network could not be made.
 
+internal import Host
+
 #if canImport(Glibc)
     internal import Glibc
 #else
@@ -23,21 +25,15 @@ public enum NetworkError: Error, Equatable, CustomStringConvertible {
         case .invalidRule(let text):
             "'\(text)' is no destination: give an address (192.0.2.7), a range (192.0.2.0/24) or a host's name"
         case .portRefused(let forward, let code):
-            "cannot publish \(forward): \(Self.text(code))"
+            "cannot publish \(forward): \(errorText(code))"
                 + (code == EADDRINUSE ? "; choose another port of the host with --publish" : "")
         case .noInterface(let name):
             "there is no interface '\(name)': make it with 'ip tuntap add \(name) mode tap user USER'"
         case .interfaceRefused(let name, let code):
-            "cannot use the interface '\(name)': \(Self.text(code))"
+            "cannot use the interface '\(name)': \(errorText(code))"
                 + (code == EBUSY ? "; another machine has it" : "; it must be a TAP interface of this user's")
-        case .hostRefused(let what, let code): "the host refused \(what): \(Self.text(code))"
+        case .hostRefused(let what, let code): "the host refused \(what): \(errorText(code))"
         }
-    }
-
-    private static func text(_ code: Int32) -> String {
-        guard let text = unsafe strerror(code) else { return "error \(code)" }
-        // SAFETY: strerror gives a NUL-terminated string, copied at once.
-        return unsafe String(cString: text)
     }
 }
 

@@ -4,6 +4,7 @@
 
 import ArgumentParser
 import CHost
+import Host
 import Machine
 
 #if canImport(Glibc)

@@ -7,7 +7,7 @@
     import Darwin
 #endif
 
-import Machine
+import Host
 
 enum HostFile {
     /// The whole file at `path`, which is the user's `purpose`.

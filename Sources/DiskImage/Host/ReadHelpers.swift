@@ -5,7 +5,7 @@
 
     internal import CHost
     internal import Glibc
-    internal import HostThreads
+    internal import Host
     internal import Synchronization
 
     /// Reads of one queue on other threads. One thread asks.

@@ -3,7 +3,7 @@
 
 internal import CZlib
 internal import CZstd
-internal import HostThreads
+internal import Host
 internal import Synchronization
 
 #if canImport(Glibc)

@@ -3,6 +3,7 @@
 
 import ArgumentParser
 import CHost
+import Host
 import Machine
 
 #if canImport(Glibc)

@@ -2,6 +2,7 @@
 // Carries bytes between standard input and output and the guest's serial console, on a thread of its own.
 
 import Bundle
+import Host
 import Machine
 import Synchronization
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Signals as bytes on a pipe, so that a poll loop sees them: signal(7), the self-pipe trick.
 
-import Machine
+import Host
 
 #if canImport(Glibc)
     import Glibc

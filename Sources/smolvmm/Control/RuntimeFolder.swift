@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder in which the running machines of one user have their control sockets. Spec: XDG base directories.
 
-import Machine
+import Host
 
 #if canImport(Glibc)
     import Glibc

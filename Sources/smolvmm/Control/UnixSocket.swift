@@ -2,7 +2,7 @@
 // Stream sockets in the file system, unix(7): binding, connecting, and lines over them.
 
 import CHost
-import Machine
+import Host
 
 #if canImport(Glibc)
     import Glibc
