@@ -27,7 +27,7 @@ def native_results(bench, scale):
         raise Skip("guest/build-bench was not run")
     jobs = suite(program, scale)
     folder = bench.file(f"native-{scale}")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     native = Native(program, folder, preparation(scale))
     return {job: native.measure(job).checksum for job in jobs}
 

@@ -192,6 +192,8 @@ def copies_have_their_own_ports(bench):
             guest.run("true")
             require(exchange(port, b"again") == b"AGAIN", "a copy does not take the bundle's port")
         with copy(bench, bundle, "--publish", "none", "--net", "none") as guest:
+            # The driver notices a little later.
+            guest.run("for i in $(seq 50); do grep -q 0 /sys/class/net/eth0/carrier && break; sleep 0.1; done")
             require(guest.run("cat /sys/class/net/eth0/carrier").strip().endswith("0"), "the cable is not out")
             guest.run(f"timeout 3 wget -q -O - http://{GATEWAY}:{server.port}/1", status=143)
             with contextlib.suppress(ConnectionRefusedError):
