@@ -41,7 +41,7 @@ extension Core {
             return
         }
         while self[gpr: RegisterIndex.rcx] & mask != 0 {
-            if delta == size, operation == .movs || operation == .stos, !has(.trap) {
+            if operation == .movs || operation == .stos, !has(.trap) {
                 let done = try stringRun(operation, i, type, mask)
                 if done > 0 {
                     step(RegisterIndex.rcx, 0 &- done, mask)
@@ -99,36 +99,65 @@ extension Core {
         }
     }
 
-    /// Does as many elements as lie in one page at each end, upwards. Returns how many; 0 where elements must go one
-    /// by one: a device, decoded code, an element across pages, or a copy whose ends overlap.
+    /// Does as many elements as lie in one page at each end. Returns how many; 0 where elements must go one by one: a
+    /// device, decoded code, an element across pages, or a copy into its own source that changes what it reads.
     private mutating func stringRun<T: MemoryWord>(
         _ operation: Operation, _ i: DecodedInstruction, _ type: T.Type, _ mask: UInt64
     ) throws(Fault) -> UInt64 {
         let size = UInt64(MemoryLayout<T>.size)
+        let isDown = has(.direction)
         let to = destination(mask)
-        var bytes = min(4096 - (to & 4095), (self[gpr: RegisterIndex.rcx] & mask) &* size)
-        if self[gpr: RegisterIndex.rcx] & mask > 4096 { bytes = 4096 - (to & 4095) }
+        var count = min(Self.elements(from: to, size, isDown), self[gpr: RegisterIndex.rcx] & mask)
         if operation == .stos {
-            let count = bytes / size
             guard count > 0, let host = unsafe try hostRun(to, .write) else { return 0 }
-            unsafe fill(host, register(RegisterIndex.rax, type), count: Int(count))
-            step(RegisterIndex.rdi, count * size, mask)
-            return count
+            let below = isDown ? Int((count - 1) * size) : 0
+            // SAFETY: the elements below are in the same page.
+            unsafe fill(host - below, register(RegisterIndex.rax, type), count: Int(count))
+        } else {
+            let from = origin(i, mask)
+            count = min(count, Self.elements(from: from, size, isDown))
+            // A fault is at the element that comes first.
+            guard count > 0, let source = unsafe try hostRun(from, .read), let target = unsafe try hostRun(to, .write)
+            else { return 0 }
+            let below = isDown ? Int((count - 1) * size) : 0
+            // SAFETY: as above.
+            guard unsafe copy(source - below, to: target - below, length: Int(count * size), size: Int(size), isDown)
+            else { return 0 }
+            step(RegisterIndex.rsi, isDown ? 0 &- count * size : count * size, mask)
         }
-        let from = origin(i, mask)
-        bytes = min(bytes, 4096 - (from & 4095))
-        let count = bytes / size
-        guard count > 0, let source = unsafe try hostRun(from, .read), let target = unsafe try hostRun(to, .write)
-        else { return 0 }
-        let length = Int(count * size)
-        // Upwards into its own source a copy repeats a pattern, which memmove would not.
-        let distance = unsafe target - UnsafeMutableRawPointer(source)
-        if distance > 0, distance < length { return 0 }
-        // SAFETY: both runs end in their own page, which `length` does not pass.
-        unsafe memmove(target, source, length)
-        step(RegisterIndex.rsi, UInt64(length), mask)
-        step(RegisterIndex.rdi, UInt64(length), mask)
+        step(RegisterIndex.rdi, isDown ? 0 &- count * size : count * size, mask)
         return count
+    }
+
+    /// Elements of `size` bytes in the page of `address`, from the one there up or down.
+    private static func elements(from address: UInt64, _ size: UInt64, _ isDown: Bool) -> UInt64 {
+        let offset = address & 4095
+        guard isDown else { return (4096 - offset) / size }
+        return offset + size <= 4096 ? offset / size + 1 : 0
+    }
+
+    /// Copies `length` bytes as elements of `size` bytes one after the other would be. Returns whether it could.
+    private func copy(
+        _ source: UnsafeMutableRawPointer, to target: UnsafeMutableRawPointer, length: Int, size: Int, _ isDown: Bool
+    ) -> Bool {
+        let distance = unsafe target - source
+        let overlaps = abs(distance) < length
+        if overlaps, isDown, distance < 0 { return false }
+        guard overlaps, !isDown, distance > 0 else {
+            // SAFETY: both runs end in their own page, which `length` does not pass.
+            unsafe memmove(target, source, length)
+            return true
+        }
+        // Upwards into its own source: the first `distance` bytes come again and again, unless elements overlap themselves.
+        guard distance >= size else { return false }
+        var done = 0
+        while done < length {
+            let piece = min(distance + done, length - done)
+            // SAFETY: as above; what is copied ends where its place begins.
+            unsafe memcpy(target + done, source, piece)
+            done += piece
+        }
+        return true
     }
 
     /// Compares elements that lie in one page at each end, upwards, until one ends the repetition. Returns how many; the

@@ -88,4 +88,47 @@ struct RepeatedStringTests {
         #expect(machine.runToHalt() == nil)
         #expect(machine.core.general[7] == start + 12 * size)
     }
+
+    /// Elements of 1 to 8 bytes, as bytes of the instruction.
+    private static let moves: [(size: Int, code: [UInt8])] = [
+        (1, [0xf3, 0xa4]), (2, [0x66, 0xf3, 0xa5]), (4, [0xf3, 0xa5]), (8, [0xf3, 0x48, 0xa5]),
+    ]
+
+    @Test(arguments: interrupting, [false, true])
+    func `a copy into its own source moves element by element, either way and across pages`(
+        engine: SoftwareEngine, isDown: Bool
+    ) throws {
+        let length = 512
+        let count = 24
+        // The middle is at the end of a page.
+        let base = SupervisorMachine.data + 4096 - UInt64(length / 2)
+        for (size, code) in Self.moves {
+            for distance in -40...40 {
+                let machine = try SupervisorMachine(engine)
+                var expected = (0..<length).map { UInt8(truncatingIfNeeded: $0 &* 37 ^ $0 >> 3) }
+                for start in stride(from: 0, to: length, by: 8) {
+                    let word = expected[start..<start + 8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+                    try machine.put(word, at: base + UInt64(start))
+                }
+                let from = 160 + (isDown ? (count - 1) * size : 0)
+                for step in 0..<count {
+                    let place = from + (isDown ? -step : step) * size
+                    let element = Array(expected[place..<place + size])
+                    expected.replaceSubrange(place + distance..<place + distance + size, with: element)
+                }
+                try machine.write([isDown ? 0xfd : 0xfc] + code + [0xf4])
+                machine.core.general[1] = UInt64(count)
+                machine.core.general[6] = base + UInt64(from)
+                machine.core.general[7] = base + UInt64(from + distance)
+                machine.start()
+                while machine.core.run(slice: 100) == .yielded {}
+                let words = try stride(from: 0, to: length, by: 8).map { try machine.get(base + UInt64($0)) }
+                let actual = words.flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> UInt64($0 * 8)) } }
+                #expect(actual == expected, "\(size) bytes, distance \(distance)")
+                let end = UInt64(count * size)
+                #expect(machine.core.general[6] == base &+ UInt64(from) &+ (isDown ? 0 &- end : end))
+                #expect(machine.core.general[1] == 0)
+            }
+        }
+    }
 }
