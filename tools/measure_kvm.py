@@ -15,8 +15,8 @@ TITLES = {
     "restore": ("process start to the restored guest's next tick", "ms", 1000),
     "port": ("a read of a port, from guest to device and back", "us", 1000),
     "memory": ("a read of a device's memory", "us", 1000),
-    "own": ("memory that a restored machine has beside the guest's", "MiB", 1024),
-    "all": ("the same with what it shares, such as its code", "MiB", 1024),
+    "own": ("memory of a restored machine's own, without the guest's", "MiB", 1024),
+    "all": ("the same with code and other files", "MiB", 1024),
 }
 
 
