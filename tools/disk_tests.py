@@ -237,6 +237,11 @@ def damaged_pieces_are_not_read(bench):
 def free_memory_is_given_back(bench):
     """memory that the guest reports free is the host's again and in no bundle; a balloon takes more"""
     bundle = bench.file("free.smolmachine")
+    write = "head -c 50000000 /dev/urandom > /tmp/random"
+    with shell(bench) as guest:
+        guest.run(write, timeout=120)
+        snapshot(bench, guest, bundle)
+        whole = bundle.stat().st_size >> 20
     with shell(bench) as guest:
         process = guest.machine.process.pid
 
@@ -244,7 +249,7 @@ def free_memory_is_given_back(bench):
             with open(f"/proc/{process}/status", encoding="ascii") as status:
                 return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) >> 10
 
-        guest.run("head -c 50000000 /dev/urandom > /tmp/random", timeout=120)
+        guest.run(write, timeout=120)
         full = resident()
         guest.run("rm /tmp/random")
         # The guest reports every two seconds what has become free since.
@@ -256,7 +261,8 @@ def free_memory_is_given_back(bench):
         require(now <= full - 30, f"{full} MiB with the file, {now} MiB without it")
         snapshot(bench, guest, bundle)
         size = bundle.stat().st_size >> 20
-        require(size < 50, f"the bundle has {size} MiB: free pages are in it")
+        # Linux reports blocks of 2 MiB; of 48 MiB some are in blocks with other things.
+        require(size <= whole - 20, f"the bundle has {size} MiB, with the file {whole}: free pages are in it")
         bench.run("balloon", name_of(guest), "100M")
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
