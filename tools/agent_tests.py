@@ -313,8 +313,12 @@ def snapshot_during_a_copy(bench):
 
 
 def wait_for_socket(bench, name):
+    """Waits until somebody answers at a machine's vsock: a machine of the same name may have left its socket."""
     deadline = time.monotonic() + RESTORE_SECONDS
-    while not os.path.exists(vsock_path(bench, name)):
+    while True:
+        with socket.socket(socket.AF_UNIX) as stream, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            stream.connect(vsock_path(bench, name))
+            return
         require(time.monotonic() < deadline, "the machine did not start")
         time.sleep(0.01)
 

@@ -38,7 +38,11 @@ struct SnapshotCommand: ParsableCommand {
         help: ArgumentHelp("The bundle to write, FILE.smolmachine.", valueName: "file"), completion: .file())
     var output: String
 
-    @Flag(help: "End the machine with it: its guest does not run any more after the instant that is frozen.")
+    @Flag(
+        help: """
+            End the machine with it: its guest does not run any more after the instant that is frozen. Returns when the \
+            machine's name is free again.
+            """)
     var stop = false
 
     @OptionGroup var options: SnapshotArguments
@@ -52,6 +56,8 @@ struct SnapshotCommand: ParsableCommand {
         defer { progress.finish() }
         let reply = try client.ask(request) { progress.update($0) }
         guard let report = reply?.snapshot else { throw CommandError("machine \(name) ended before it was frozen") }
+        // Its name is free for a copy when the command has ended.
+        if stop { client.waitForEnd() }
         progress.finish()
         tell(
             "machine \(name) is frozen into \(output): paused for \(milliseconds(report.pauseNanoseconds)) ms, "

@@ -53,4 +53,9 @@ struct ControlClient {
             }
         }
     }
+
+    /// Waits until the machine ends the conversation.
+    func waitForEnd() {
+        while case .bytes = connection.receive() {}
+    }
 }

@@ -87,7 +87,11 @@ private struct Conversation: Sendable {
                 let reply = answer(line)
                 let isHeard = send(reply)
                 // Not before the client has its answer: the process ends with the machine.
-                if reply.snapshot?.endsMachine == true { control.stop() }
+                if reply.snapshot?.endsMachine == true {
+                    control.stop()
+                    waitForRemoval()
+                    return
+                }
                 guard isHeard else { return }
             }
             guard !reader.isOverlong, case .bytes(let bytes) = connection.receive() else { return }
