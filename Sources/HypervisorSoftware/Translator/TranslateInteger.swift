@@ -19,7 +19,7 @@ extension BlockTranslator {
             if i.isMemory {
                 // CMPXCHG16B is the one that wants alignment.
                 let memory = access(
-                    i, size: accessSize(operation, i), memoryUse(operation, i),
+                    i, size: Self.accessSize(operation, i), Self.memoryUse(operation, i),
                     aligned: operation == .cmpxchg8b && i.operandSize == 8)
                 if needsFlags { restoreFlags() }
                 memoryForm(operation, i, memory)
@@ -28,13 +28,10 @@ extension BlockTranslator {
                 registerForm(operation, i)
             }
         }
-        if use.changes {
-            flagsInHost = true
-            flagsInContext = false
-        }
+        if use.changes { flags = FlagState(inHost: true, inContext: false, replay: FlagReplay(i)) }
     }
 
-    private func accessSize(_ operation: Operation, _ i: DecodedInstruction) -> Int32 {
+    static func accessSize(_ operation: Operation, _ i: DecodedInstruction) -> Int32 {
         switch operation {
         case .movzx8, .movsx8, .setcc: 1
         case .movzx16, .movsx16: 2
@@ -44,7 +41,7 @@ extension BlockTranslator {
         }
     }
 
-    private func memoryUse(_ operation: Operation, _ i: DecodedInstruction) -> MemoryUse {
+    static func memoryUse(_ operation: Operation, _ i: DecodedInstruction) -> MemoryUse {
         if i.shape == Form.regRM.rawValue { return .read }
         return switch operation {
         case .cmp, .test, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .mul, .imul, .imul2, .imul3, .bt, .bsf,
@@ -106,7 +103,7 @@ extension BlockTranslator {
 
     // MARK: Register forms
 
-    private mutating func registerForm(_ operation: Operation, _ i: DecodedInstruction) {
+    mutating func registerForm(_ operation: Operation, _ i: DecodedInstruction) {
         let size = i.operandSize
         let isHigh = (i.reg | i.rm) & RegisterIndex.highByte != 0
         let number = UInt8(truncatingIfNeeded: operation.rawValue)
