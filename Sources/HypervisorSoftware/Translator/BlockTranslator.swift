@@ -70,7 +70,7 @@ struct BlockTranslator: ~Copyable {
     private(set) var operandMember: AccessGroups.Member?
     private(set) var stackMember: AccessGroups.Member?
     /// It changes a register that the flags would follow from, and they are needed after it.
-    private var losesFlags = false
+    private(set) var losesFlags = false
 
     var flags = FlagState()
     /// The block has made sure that the vector registers are loaded.
@@ -144,7 +144,10 @@ struct BlockTranslator: ~Copyable {
             stackMember = groups.stack(position)
             let changesSource = RegisterUse.written(i, plans[position]) & (flags.replay?.registers ?? 0) != 0
             let use = plans[position].flagUse(i)
-            losesFlags = changesSource && !live[position].subtracting(use.replaces).isEmpty
+            let steps =
+                plans[position] == .integer
+                && FlagReplay(i, hasCarry: flags.hasCarryInContext)?.takesCarry == true
+            losesFlags = changesSource && !steps && !live[position].subtracting(use.replaces).isEmpty
             if losesFlags, operandMember == nil, stackMember == nil, !plans[position].canStop(i) { keepFlags() }
             switch plans[position] {
             case .nothing: break
@@ -152,6 +155,7 @@ struct BlockTranslator: ~Copyable {
             case .vector: translateVector(i)
             case .x87:
                 translateX87(i, next: position + 1 < total ? instruction(slot + 1) : nil)
+            case .string: translateString(i)
             case .helper: callInterpreter(i)
             case .system:
                 translateSystem(i)
@@ -218,7 +222,7 @@ struct BlockTranslator: ~Copyable {
     /// Puts the flags into the context, as anybody who sees the guest's state expects them. Changes no flag that is needed.
     mutating func saveFlags() {
         guard !flags.inContext else { return }
-        if !flags.inHost { restoreFlags() }
+        restoreFlags()
         code.move(.first, .rax)
         code.byte(0x9f)  // LAHF
         code.instruction(wide: false, .map0F, 0x90, reg: 0, rm: .register(.rax))  // SETO AL
@@ -227,17 +231,19 @@ struct BlockTranslator: ~Copyable {
         flags.inContext = true
     }
 
-    /// Puts the flags into the host's flags. Uses the first register.
-    mutating func restoreFlags() {
-        guard !flags.inHost else { return }
+    /// Puts the flags into the host's flags, `needed` at least. Uses the first register.
+    mutating func restoreFlags(_ needed: Flags = .status) {
+        if flags.inHost, !flags.hostLacksCarry || !needed.contains(.carry) { return }
         if let replay = flags.replay { replay.write(&self) } else { code.loadFlags() }
         flags.inHost = true
+        flags.hostLacksCarry = false
     }
 
     /// To be called before the host's flags change for another reason: the guest's are saved if they are nowhere else.
     mutating func giveUpHostFlags() {
         if flags.replay == nil { saveFlags() }
         flags.inHost = false
+        flags.hostLacksCarry = false
     }
 
     /// To be called when nothing before the instruction itself changes the host's flags any more: the guest's are brought

@@ -53,6 +53,8 @@ enum ContextLayout {
     /// For each group of accesses of the running block, the host address of its lowest byte.
     static let groups = 152
     static let groupCount = 12
+    /// Another value that outlives the making of an address.
+    static let otherTemporary = 248
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
 

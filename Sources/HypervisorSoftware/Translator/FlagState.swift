@@ -3,12 +3,16 @@
 
 /// Where the status flags are. Often nowhere but in the registers that they were computed from.
 struct FlagState {
-    /// In the host's flags.
+    /// In the host's flags, which may lack CF.
     var inHost = false
+    var hostLacksCarry = false
     /// In the context.
     var inContext = true
     /// What makes them again from the guest's registers.
     var replay: FlagReplay?
+
+    /// Whether the context has CF.
+    var hasCarryInContext: Bool { inContext || replay?.takesCarry == true }
 }
 
 /// An instruction whose flags the guest's registers after it still tell.
@@ -20,13 +24,16 @@ struct FlagReplay {
         case test
         /// The operation on the value that was there before, which the result and the other operand tell.
         case undo
+        /// The same of INC and DEC, which leave CF as it is: the context has it.
+        case step
     }
 
     private let instruction: DecodedInstruction
     private let method: Method
 
     /// Nil for instructions of the integer group whose flags are lost with their operands.
-    init?(_ i: DecodedInstruction) {
+    /// - Parameter hasCarry: whether the context has CF before the instruction.
+    init?(_ i: DecodedInstruction, hasCarry: Bool) {
         guard !i.isMemory, (i.reg | i.rm) & RegisterIndex.highByte == 0 else { return nil }
         instruction = i
         switch Operation(rawValue: i.operation) {
@@ -40,6 +47,9 @@ struct FlagReplay {
                 return nil
             }
             method = .undo
+        case .inc, .dec:
+            guard hasCarry, i.operandSize >= 4 else { return nil }
+            method = .step
         default: return nil
         }
     }
@@ -54,8 +64,12 @@ struct FlagReplay {
     /// The registers that must not have changed, a bit for each.
     var registers: UInt16 {
         let result: UInt16 = 1 << UInt16(destination & 15)
-        return method == .test || !Self.hasSource(instruction) ? result : result | 1 << UInt16(source & 15)
+        return method == .test || method == .step || !Self.hasSource(instruction)
+            ? result : result | 1 << UInt16(source & 15)
     }
+
+    /// Whether CF is taken from the context.
+    var takesCarry: Bool { method == .step }
 
     /// Whether both are the same instruction of a block.
     func isSame(as other: FlagReplay) -> Bool { instruction.pageOffset == other.instruction.pageOffset }
@@ -68,6 +82,13 @@ struct FlagReplay {
         case .again: block.registerForm(Operation(rawValue: instruction.operation) ?? .cmp, instruction)
         case .test:
             block.sized(0x84, size, reg: block.begin(destination, .first), rm: block.source(destination))
+        case .step:
+            block.code.instruction(wide: false, .map0F, 0xba, reg: 4, rm: .context(ContextLayout.flags))  // BT
+            block.code.byte(8)
+            let isUp = Operation(rawValue: instruction.operation) == .inc
+            let host = HostRegister(rawValue: block.begin(destination, .first)) ?? .first
+            block.code.address(.first, HostMemory(host, isUp ? -1 : 1))
+            block.code.instruction(wide: size == 8, 0xff, reg: isUp ? 0 : 1, rm: .number(first))
         case .undo:
             let isSum = Operation(rawValue: instruction.operation) == .add
             let wide = size == 8

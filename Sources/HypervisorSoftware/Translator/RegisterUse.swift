@@ -17,6 +17,8 @@ enum RegisterUse {
         case .vector: vector(i)
         case .x87: i.isMemory ? 0 : bit(RegisterIndex.rax)  // FNSTSW AX
         case .flow: i.handler.isConditionalJump ? 0 : bit(RegisterIndex.rsp)
+        case .string:
+            bit(RegisterIndex.rsi) | bit(RegisterIndex.rdi) | bit(RegisterIndex.rcx) | bit(RegisterIndex.rax)
         case .helper, .system, .systemHelper, .leave: all
         }
     }

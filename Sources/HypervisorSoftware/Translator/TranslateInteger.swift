@@ -7,7 +7,9 @@ extension BlockTranslator {
         guard let operation = Operation(rawValue: i.operation) else { return }
         let use = FlagUse.integer(operation, i)
         // Flags from before that must be in the host's when the instruction runs.
-        let needsFlags = !use.reads.isEmpty || (use.changes && !live.subtracting(use.replaces).isEmpty)
+        var needed = use.changes ? use.reads.union(live.subtracting(use.replaces)) : use.reads
+        let replay = use.changes ? FlagReplay(i, hasCarry: flags.hasCarryInContext) : nil
+        if replay?.takesCarry == true { needed = [] }
         switch operation {
         case .div, .idiv: divide(operation, i)
         case .push: push(i)
@@ -21,14 +23,17 @@ extension BlockTranslator {
                 let memory = access(
                     i, size: Self.accessSize(operation, i), Self.memoryUse(operation, i),
                     aligned: operation == .cmpxchg8b && i.operandSize == 8)
-                if needsFlags { restoreFlags() }
+                if !needed.isEmpty { restoreFlags(needed) }
                 memoryForm(operation, i, memory)
             } else {
-                if needsFlags { restoreFlags() }
+                if !needed.isEmpty { restoreFlags(needed) }
                 registerForm(operation, i)
             }
         }
-        if use.changes { flags = FlagState(inHost: true, inContext: false, replay: FlagReplay(i)) }
+        if use.changes {
+            let lacksCarry = replay?.takesCarry == true && (!flags.inHost || flags.hostLacksCarry)
+            flags = FlagState(inHost: true, hostLacksCarry: lacksCarry, inContext: false, replay: replay)
+        }
     }
 
     static func accessSize(_ operation: Operation, _ i: DecodedInstruction) -> Int32 {

@@ -115,7 +115,7 @@ extension BlockTranslator {
     }
 
     /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in the second register.
-    private mutating func makeAddress(_ register: UInt8, _ displacement: Int32) {
+    mutating func makeAddress(_ register: UInt8, _ displacement: Int32) {
         switch home(register) {
         case nil: code.moveImmediate(.second, UInt64(bitPattern: Int64(displacement)))
         case .register(let host): code.address(.second, HostMemory(host, displacement))
@@ -127,7 +127,7 @@ extension BlockTranslator {
 
     /// The linear address in the second register becomes the host's. Returns the place of a jump for when `size` bytes
     /// there cannot be reached. Uses the first register.
-    private mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
+    mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
         let entrySize = MemoryLayout<TranslationBuffer.Entry>.stride
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         let distance = UInt8(12 - entrySize.trailingZeroBitCount)
@@ -188,7 +188,7 @@ extension BlockTranslator {
             guard let operation = X87Operation(rawValue: i.operation) else { return nil }
             return plain(x87Size(i), operation.storesToMemory ? .write : .read, canLead: operation != .loadControl)
         case .flow: return plain(8, .read, canLead: false)
-        case .nothing, .helper, .system, .systemHelper, .leave: return nil
+        case .nothing, .string, .helper, .system, .systemHelper, .leave: return nil
         }
     }
 

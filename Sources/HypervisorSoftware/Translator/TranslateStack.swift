@@ -88,8 +88,8 @@ extension BlockTranslator {
         case .jmpIndirect: jumpIndirect(i)
         case .callIndirect: callIndirect(i)
         default:
-            restoreFlags()
             let condition = i.handler.rawValue - Handler.jo.rawValue
+            restoreFlags(FlagUse.condition(condition))
             aside(
                 code.jump(if: condition),
                 .branch(target: i.immediate, count: count))

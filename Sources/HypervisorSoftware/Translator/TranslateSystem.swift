@@ -58,6 +58,7 @@ extension BlockTranslator {
     /// PUSHF of 64 bits.
     mutating func pushFlags() {
         saveFlags()
+        flags.inHost = false
         let top = accessStack(RegisterIndex.rsp, -8, .write)
         let (first, rax) = (HostRegister.first.rawValue, HostRegister.rax.rawValue)
         code.store(.rax, .context(ContextLayout.temporary))

@@ -40,6 +40,7 @@ extension BlockTranslator {
     /// FLDCW: the interpreter takes a control word that does not mask all exceptions.
     private mutating func loadControl(_ memory: HostMemory) {
         leaveInstead(charging: true)
+        giveUpHostFlags()
         let masks = Int32(X87Status.exceptions.rawValue)
         let first = HostRegister.first.rawValue
         code.instruction(wide: false, .map0F, 0xb7, reg: first, rm: .memory(memory))  // MOVZX
