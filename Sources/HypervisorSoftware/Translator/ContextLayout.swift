@@ -50,6 +50,11 @@ enum ContextLayout {
     static let x87Data = 144
     /// Whether an interrupt may wait. One byte.
     static let interruptWaits = 141
+    /// For each group of accesses of the running block, the host address of its lowest byte.
+    static let groups = 152
+    static let groupCount = 12
+    /// Another value that outlives the making of an address.
+    static let otherTemporary = 248
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
 
@@ -75,4 +80,7 @@ enum ExitKind: UInt32 {
     case interpret = 1
     /// An instruction that the interpreter ran from translated code threw, or made code invalid: RIP is exact.
     case stopped = 2
+    /// The accesses of a group cannot be reached as one. The detail is the slot of the first one's instruction, RIP the
+    /// place of a jump to lead to code without groups from there on. RIP is stale.
+    case tail = 3
 }

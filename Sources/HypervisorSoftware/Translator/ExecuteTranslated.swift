@@ -74,6 +74,13 @@ extension Core {
                 case .interpret:
                     counts.interpretations &+= 1
                     if try interpretAlone(detail), mustLook { return }
+                case .tail:
+                    counts.interpretations &+= 1
+                    // SAFETY: a field of the context.
+                    let place = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
+                    translator.translateTail(detail, Int(truncatingIfNeeded: place), accessSet, blocks)
+                    budget -= 1
+                    if try interpretAlone(detail), mustLook { return }
                 case .stopped, nil:
                     counts.stops &+= 1
                     if let fault = pendingFault {

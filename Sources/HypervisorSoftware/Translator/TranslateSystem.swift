@@ -32,7 +32,7 @@ extension BlockTranslator {
         case .stac: suspendProtection(true)
         default: suspendProtection(false)
         }
-        flagsInHost = false
+        flags.inHost = false
         edge(i.nextPageOffset, count: count)
     }
 
@@ -57,7 +57,9 @@ extension BlockTranslator {
 
     /// PUSHF of 64 bits.
     mutating func pushFlags() {
-        let top = access(stackPointer, -8, size: 8, .write)
+        saveFlags()
+        flags.inHost = false
+        let top = accessStack(RegisterIndex.rsp, -8, .write)
         let (first, rax) = (HostRegister.first.rawValue, HostRegister.rax.rawValue)
         code.store(.rax, .context(ContextLayout.temporary))
         code.instruction(wide: false, .map0F, 0xb7, reg: rax, rm: .context(ContextLayout.flags))  // MOVZX
