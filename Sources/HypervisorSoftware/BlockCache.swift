@@ -42,7 +42,7 @@ struct BlockHeader {
     var translator: Translator?
     /// Compares translator and interpreter, with `--cpu-engine check`.
     private(set) var lockstep: Lockstep?
-    /// Instructions that lie in two pages, by where they begin.
+    /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
     fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: 512)
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
@@ -168,6 +168,7 @@ struct BlockHeader {
         evictions += 1
         invalidations += 1
         translator?.empty()
+        for index in crossings.indices { crossings[index]?.code = 0 }
     }
 }
 
@@ -294,6 +295,26 @@ extension SharedCode: MemoryObserver {
 
     func remember(_ crossing: CrossingInstruction) {
         shared.crossings[Self.crossingIndex(crossing.physical)] = crossing
+    }
+
+    /// What is known of the instruction that is in the scratch slots, which lies in two pages.
+    func scratchCrossing() -> CrossingInstruction? {
+        let physical = unsafe header(Self.scratch).pointee.physical
+        guard let known = shared.crossings[Self.crossingIndex(physical)], known.physical == physical else { return nil }
+        return known
+    }
+
+    /// Slots for an instruction that belongs to no block that can be found: returns that of the instruction. Room was
+    /// made by `reserve`.
+    func store(_ instruction: DecodedInstruction) -> UInt32 {
+        let slot = UInt32(shared.used)
+        var end = DecodedInstruction(handler: .endOfBlock)
+        end.pageOffset = UInt16(truncatingIfNeeded: instruction.nextPageOffset)
+        // SAFETY: `reserve` made room for more.
+        unsafe self.instruction(slot).initialize(to: instruction)
+        unsafe self.instruction(slot + 1).initialize(to: end)
+        shared.used += 2
+        return slot
     }
 
     private static func crossingIndex(_ physical: UInt64) -> Int { Int(truncatingIfNeeded: physical >> 12) & 511 }

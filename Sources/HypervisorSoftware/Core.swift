@@ -106,6 +106,8 @@ struct Core: ~Copyable {
     var isChecking = false
     /// When the keys in the jump table were begun.
     var jumpTableEpoch: UInt32 = 0
+    /// RIP of the translated instruction in two pages that was entered last; 1 for none.
+    var lastCrossing: UInt64 = 1
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0

@@ -201,6 +201,44 @@ struct BlockTranslator: ~Copyable {
         flags = FlagState(inHost: true, inContext: true)
     }
 
+    /// Writes the code for the instruction in `slot`, which reaches into the next page, and its closing slot. The code
+    /// leaves where its bytes are no longer those of `window`. Returns where to enter it.
+    mutating func translateCrossing(
+        _ slot: UInt32, _ window: CodeWindow, _ instruction: (UInt32) -> DecodedInstruction
+    ) -> Int {
+        let i = instruction(slot)
+        start = UInt64(i.pageOffset)
+        let entry = prologue(start)
+        let here = 4096 - Int(i.pageOffset)
+        compareCode(start, window, 0..<here)
+        compareCode(4096, window, here..<Int(i.length))
+        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
+        plans[0] = plan(i)
+        translateOnce(slot, 1, plans, InlineArray(repeating: .status), AccessGroups(), instruction)
+        return entry
+    }
+
+    /// Leaves unless the code at `place`, an offset from the page base, is these bytes of `window`.
+    private mutating func compareCode(_ place: UInt64, _ window: CodeWindow, _ bytes: Range<Int>) {
+        code.load(.second, .context(ContextLayout.pageBase))
+        code.address(.second, HostMemory(.second, Int32(place)))
+        aside(lookUpPage(size: Int32(bytes.count), .fetch, aligned: false), .dispatch(target: start))
+        var position = bytes.lowerBound
+        while position < bytes.upperBound {
+            let memory = HostOperand.memory(HostMemory(.second, Int32(position - bytes.lowerBound)))
+            if bytes.upperBound - position >= 4 {
+                code.instruction(wide: false, 0x81, reg: 7, rm: memory)  // CMP
+                for offset in 0..<4 { code.byte(window.byte(position + offset)) }
+                position += 4
+            } else {
+                code.instruction(wide: false, 0x80, reg: 7, rm: memory)
+                code.byte(window.byte(position))
+                position += 1
+            }
+            aside(code.jump(if: HostCondition.notEqual), .dispatch(target: start))
+        }
+    }
+
     private func plan(_ i: DecodedInstruction) -> TranslationPlan {
         let plan = TranslationPlan.of(i)
         return leavesSystem && plan.isOfSystem(i) ? .leave : plan

@@ -115,7 +115,7 @@ extension Core {
         /// The code of a block that has some for the present access set, or runs often enough to get it now.
         @inline(__always)
         private mutating func translation(of slot: UInt32, _ translator: Translator) -> Int? {
-            guard slot != BlockCache.scratch else { return nil }
+            guard slot != BlockCache.scratch else { return crossingTranslation(translator) }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             if unsafe header.pointee.code != 0 {
@@ -124,6 +124,32 @@ extension Core {
             unsafe header.pointee.heat &+= 1
             guard unsafe header.pointee.heat >= configuration.translationHeat else { return nil }
             return translate(slot, translator)
+        }
+
+        /// The code of the instruction in the scratch slots, if it lies in two pages and runs often enough.
+        @inline(never)
+        private mutating func crossingTranslation(_ translator: Translator) -> Int? {
+            // Its code comes back to where it was entered when it finds other bytes, or none.
+            guard var crossing = blocks.scratchCrossing(), lastCrossing != rip else {
+                lastCrossing = 1
+                return nil
+            }
+            if crossing.code == 0 || crossing.set != accessSet {
+                crossing.heat = min(crossing.heat, .max - 1) + 1
+                blocks.remember(crossing)
+                guard crossing.heat >= configuration.translationHeat else { return nil }
+                guard translator.hasRoom else {
+                    blocks.empty()
+                    return nil
+                }
+                _ = blocks.reserve()
+                crossing.code = UInt32(translator.translate(crossing, accessSet, blocks))
+                crossing.set = accessSet
+                blocks.remember(crossing)
+                guard crossing.code != 0 else { return nil }
+            }
+            lastCrossing = rip
+            return Int(crossing.code)
         }
 
         @inline(never)

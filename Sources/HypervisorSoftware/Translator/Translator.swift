@@ -50,6 +50,19 @@
             return entry
         }
 
+        /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
+        func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
+            let slot = blocks.store(crossing.instruction)
+            let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
+            var block = BlockTranslator(code, routines, set, leavesSystem: leavesSystem, isPlain: true)
+            // SAFETY: the slots of the copy and its closing slot.
+            let entry = block.translateCrossing(slot, crossing.window) { unsafe blocks.instruction($0).pointee }
+            guard !block.code.overflowed else { return 0 }
+            used = block.code.position
+            counts.translations += 1
+            return entry
+        }
+
         /// Makes a jump in one block lead to another.
         func link(_ site: Int, to code: Int) {
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
