@@ -104,8 +104,6 @@ struct Core: ~Copyable {
     var counts = EngineCounts()
     /// What cannot be done twice waits: see `executeChecked`.
     var isChecking = false
-    /// When the keys in the jump table were begun.
-    var jumpTableEpoch: UInt32 = 0
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0

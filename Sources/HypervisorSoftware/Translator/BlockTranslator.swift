@@ -14,8 +14,10 @@ struct BlockTranslator: ~Copyable {
         case interpretX87(resume: Int)
         /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
         case leave(count: Int32)
-        /// Leaves for `target`, an offset from the page base.
-        case dispatch(target: UInt64)
+        /// Leaves for `target`, an offset from the page base; `site` is the place of a jump that can be linked to it, or 0.
+        case dispatch(target: UInt64, site: Int)
+        /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
+        case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32, savesFlags: Bool)
         /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
@@ -110,7 +112,7 @@ struct BlockTranslator: ~Copyable {
                 let place = code.jump()
                 leaveAside(place, charging: true)
                 open = false
-            case .flow: open = translateFlow(i)
+            case .flow: open = translateFlow(i, after: position > 0 ? instruction(slot - 1) : nil)
             }
             for place in misses {
                 aside(
@@ -192,6 +194,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func translateAside(_ branch: Branch) {
         code.land(branch.place)
+        slot = branch.slot
         switch branch.aside {
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(branch.slot))
@@ -206,7 +209,8 @@ struct BlockTranslator: ~Copyable {
             if count > 0 { charge(count) }
             code.moveImmediate(.second, UInt64(branch.slot))
             code.jump(routines.leaveToInterpret)
-        case .dispatch(let target): leaveFor(target, site: 0)
+        case .dispatch(let target, let site): leaveFor(target, site: site)
+        case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch(let target, let count, let savesFlags):
             if savesFlags { emitSaveFlags() }
             edge(target, count: count)
@@ -218,65 +222,6 @@ struct BlockTranslator: ~Copyable {
             code.jump(resume)
             asides.append(Branch(place: refused, slot: branch.slot, aside: .leave(count: count)))
         }
-    }
-
-    /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
-    mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
-
-    /// The block ends, and control goes to `target`, an offset from the page base. The flags are in the context.
-    mutating func edge(_ target: UInt64, count: Int32) {
-        charge(count)
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: target))
-        if target < 4096 {
-            // Leads to what follows until it is linked.
-            let site = code.jump()
-            code.land(site)
-            leaveFor(target, site: site)
-        } else {
-            code.load(.first, .context(ContextLayout.pageBase))
-            if let near = Int32(exactly: Int64(bitPattern: target)) {
-                code.address(.first, HostMemory(.first, near))
-            } else {
-                code.moveImmediate(.second, target)
-                code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .register(.second))
-            }
-            aside(lookUp(), .dispatch(target: target))
-            followEntry()
-        }
-    }
-
-    /// Leaves translated code for `target`, an offset from the page base.
-    private mutating func leaveFor(_ target: UInt64, site: Int) {
-        code.moveImmediate(.first, target)
-        code.moveImmediate(.second, UInt64(site))
-        code.jump(routines.leaveToDispatch)
-    }
-
-    /// Finds the code for the linear address in the first register. Returns the place of a jump for when there is none.
-    mutating func lookUp() -> Int {
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
-        code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .number(second))  // SHR
-        code.byte(UInt8(32 - ContextLayout.jumpIndexBits))
-        code.instruction(wide: false, 0xc1, reg: 4, rm: .number(second))  // SHL
-        code.byte(UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount))
-        code.instruction(wide: true, 0x33, reg: first, rm: .context(ContextLayout.salt))
-        code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpKey)))
-        return code.jump(if: HostCondition.notEqual)
-    }
-
-    /// Goes to the code that `lookUp` found.
-    mutating func followEntry() {
-        code.load(.first, entry(ContextLayout.jumpPage))
-        code.store(.first, .context(ContextLayout.pageBase))
-        code.jumpThrough(entry(ContextLayout.jumpCode))
-    }
-
-    private func entry(_ field: Int) -> HostMemory {
-        HostMemory(
-            .context, index: .second,
-            Int32(truncatingIfNeeded: ContextLayout.jumpTable + field - ContextLayout.bias))
     }
 }
 

@@ -25,8 +25,10 @@ enum ContextLayout {
     /// 32 bits: `ExitKind`, and what it says more.
     static let exitKind = 80
     static let exitDetail = 84
-    /// What linear addresses are mixed with as keys of the jump table: changes with every translation.
+    /// The number of what the jump table tells now: another after every change of translations. In bits 0 and 1 that of
+    /// the access set plus one; they tell by one bit whether SMAP is suspended.
     static let salt = 88
+    static let suspensionInSalt: UInt8 = 2
     /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
     static let vectorLoaded = 96
     static let vectorAllowed = 97
@@ -50,16 +52,19 @@ enum ContextLayout {
     static let x87Data = 144
     /// Whether an interrupt may wait. One byte.
     static let interruptWaits = 141
+    /// The host's stack pointer in a block that was entered from outside.
+    static let hostStack = 152
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
 
-    /// Entries of `jumpEntrySize` bytes: key, code, page base.
+    /// Entries of `jumpEntrySize` bytes: linear address, code, page base, and the salt that they are good for.
     static let jumpTable = 4096
     static let jumpEntrySize = 32
     static let jumpIndexBits = 14
-    static let jumpKey = 0
+    static let jumpLinear = 0
     static let jumpCode = 8
     static let jumpPage = 16
+    static let jumpSalt = 24
 
     /// The soft TLB.
     static let translations = jumpTable + jumpEntrySize << jumpIndexBits

@@ -139,15 +139,14 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = UInt64(blocks.generation(accessSet) & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
-            let epoch = (blocks.generation(.user) >> 13) << 16 | blocks.generation(.supervisor) >> 13
-            if epoch != jumpTableEpoch { forgetJumps(epoch) }
+            let salt = blocks.generation(accessSet) << 2 | UInt64(accessSet.rawValue + 1)
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
-            unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
+            unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
             unsafe context.storeBytes(
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
+            unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
@@ -173,15 +172,6 @@ extension Core {
                 cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) == 0
                     && cr4 & ControlRegister4.fxsave != 0 && mxcsr & MXCSR.masks == MXCSR.masks
             }
-        }
-
-        /// The keys of the jump table begin again.
-        private mutating func forgetJumps(_ epoch: UInt32) {
-            jumpTableEpoch = epoch
-            let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
-            // SAFETY: the table has that many bytes.
-            unsafe (translations.context + ContextLayout.jumpTable)
-                .initializeMemory(as: UInt8.self, repeating: 0, count: count)
         }
 
         @inline(__always)

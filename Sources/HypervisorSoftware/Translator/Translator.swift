@@ -15,8 +15,14 @@
         private let leavesSystem: Bool
         private(set) var used: Int
         private(set) var counts = TranslatorCounts()
-        /// The linked jumps that lead to each block.
-        private var incoming: [Int: [Int]] = [:]
+        /// A jump or call that was linked: where its displacement is, and where it led to before.
+        private struct Link {
+            var site: Int
+            var unlinked: Int
+        }
+
+        /// The links that lead to each block.
+        private var incoming: [Int: [Link]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
         init?(_ core: SharedRoutines.CoreOffsets, leavesSystem: Bool) {
@@ -50,8 +56,8 @@
         /// Makes a jump in one block lead to another.
         func link(_ site: Int, to code: Int) {
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
+            incoming[code, default: []].append(Link(site: site, unlinked: assembler.target(site)))
             assembler.link(site, to: code)
-            incoming[code, default: []].append(site)
             counts.links += 1
         }
 
@@ -62,7 +68,7 @@
             assembler.byte(0xeb)
             assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
             // The jumps that led to it find what comes in its place.
-            for site in incoming.removeValue(forKey: code) ?? [] { assembler.link(site, to: site + 4) }
+            for link in incoming.removeValue(forKey: code) ?? [] { assembler.link(link.site, to: link.unlinked) }
         }
 
         /// Forgets all code.
