@@ -16,6 +16,8 @@ struct BlockTranslator: ~Copyable {
         case leave(count: Int32)
         /// Leaves for `target`, an offset from the page base; `site` is the place of a jump that can be linked to it, or 0.
         case dispatch(target: UInt64, site: Int)
+        /// The code at `target`, an offset from the page base, is not known at `place` of the context.
+        case findFarTarget(_ target: UInt64, place: Int, resume: Int)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
@@ -38,6 +40,8 @@ struct BlockTranslator: ~Copyable {
     let set: AccessSet
     /// Whether all that looks at system flags or changes them is left to the interpreter, which a check does once.
     private let leavesSystem: Bool
+    /// How many far targets of the context are in use.
+    var farTargets: Int
     private var asides: [Branch] = []
 
     // The instruction being translated.
@@ -56,10 +60,13 @@ struct BlockTranslator: ~Copyable {
     var x87Loaded = false
     var x87PageNoted = false
 
-    init(_ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, leavesSystem: Bool) {
+    init(
+        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool
+    ) {
         self.code = code
         self.routines = routines
         self.set = set
+        self.farTargets = farTargets
         self.leavesSystem = leavesSystem
         asides.reserveCapacity(32)
     }
@@ -210,6 +217,7 @@ struct BlockTranslator: ~Copyable {
             code.moveImmediate(.second, UInt64(branch.slot))
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
+        case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch(let target, let count, let savesFlags):
             if savesFlags { emitSaveFlags() }

@@ -25,10 +25,13 @@ enum ContextLayout {
     /// 32 bits: `ExitKind`, and what it says more.
     static let exitKind = 80
     static let exitDetail = 84
-    /// The number of what the jump table tells now: another after every change of translations. In bits 0 and 1 that of
-    /// the access set plus one; they tell by one bit whether SMAP is suspended.
+    /// The number of what the jump table tells now: another after every change of translations. Bits 0 and 1 have that of
+    /// the access set plus one, in which one bit tells whether SMAP is suspended; bits 12 to 47, in which the addresses of
+    /// pages differ, are 0.
     static let salt = 88
     static let suspensionInSalt: UInt8 = 2
+    /// Changes of translations until the numbers begin again.
+    static let generationBits: UInt64 = 26
     /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
     static let vectorLoaded = 96
     static let vectorAllowed = 97
@@ -66,8 +69,16 @@ enum ContextLayout {
     static let jumpPage = 16
     static let jumpSalt = 24
 
+    /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
+    /// exclusive-or the salt, and the code.
+    static let farTargets = jumpTable + jumpEntrySize << jumpIndexBits
+    static let farTargetSize = 16
+    static let farTargetCount = 1 << 16
+    static let farKey = 0
+    static let farCode = 8
+
     /// The soft TLB.
-    static let translations = jumpTable + jumpEntrySize << jumpIndexBits
+    static let translations = farTargets + farTargetSize * farTargetCount
     static let size =
         translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
 }

@@ -139,7 +139,12 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = blocks.generation(accessSet) << 2 | UInt64(accessSet.rawValue + 1)
+            let generation = blocks.generation(accessSet)
+            let number = generation << 2 | UInt64(accessSet.rawValue + 1)
+            let salt = number & 0xfff | (number >> 12) << 48
+            if generation >> ContextLayout.generationBits != jumpEpochs[accessSet == .user ? 0 : 1] {
+                forgetJumps(generation)
+            }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
             unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
@@ -172,6 +177,15 @@ extension Core {
                 cr0 & (ControlRegister0.emulation | ControlRegister0.taskSwitched) == 0
                     && cr4 & ControlRegister4.fxsave != 0 && mxcsr & MXCSR.masks == MXCSR.masks
             }
+        }
+
+        /// The numbers of what the jump table and the far targets tell begin again.
+        private mutating func forgetJumps(_ generation: UInt64) {
+            jumpEpochs[accessSet == .user ? 0 : 1] = generation >> ContextLayout.generationBits
+            let count = ContextLayout.translations - ContextLayout.jumpTable
+            // SAFETY: both lie there, before the soft TLB.
+            unsafe (translations.context + ContextLayout.jumpTable)
+                .initializeMemory(as: UInt8.self, repeating: 0, count: count)
         }
 
         @inline(__always)

@@ -43,9 +43,7 @@ extension BlockTranslator {
             let site = code.call()
             aside(site, .dispatch(target: i.immediate, site: site))
         } else {
-            makeTarget(i.immediate)
-            lookUp(missing: .dispatch(target: i.immediate, site: 0))
-            followEntry(isCall: true)
+            goFar(i.immediate, isCall: true)
         }
         returnPoint(i)
     }
@@ -170,10 +168,46 @@ extension BlockTranslator {
             code.land(site)
             leaveFor(target, site: site)
         } else {
+            goFar(target, isCall: false)
+        }
+    }
+
+    /// Goes to `target`, an offset from the page base, in another page, which the context may know from the last time.
+    private mutating func goFar(_ target: UInt64, isCall: Bool) {
+        guard farTargets < ContextLayout.farTargetCount,
+            let distance = Int32(exactly: Int64(bitPattern: target & ~4095))
+        else {
             makeTarget(target)
             lookUp(missing: .dispatch(target: target, site: 0))
-            followEntry(isCall: false)
+            return followEntry(isCall: isCall)
         }
+        let place = ContextLayout.farTargets + farTargets * ContextLayout.farTargetSize
+        farTargets += 1
+        makeFarKey()
+        code.instruction(
+            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(place + ContextLayout.farKey))
+        let unknown = code.jump(if: HostCondition.notEqual)
+        aside(unknown, .findFarTarget(target, place: place, resume: code.position))
+        code.arithmetic(0, wide: true, .context(ContextLayout.pageBase), distance)
+        let known = HostMemory.context(place + ContextLayout.farCode)
+        if isCall { code.callThrough(known) } else { code.jumpThrough(known) }
+    }
+
+    /// What a far target that is known now is good for, in the first register.
+    private mutating func makeFarKey() {
+        code.load(.first, .context(ContextLayout.pageBase))
+        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.salt))
+    }
+
+    /// Puts what the table of jump targets knows of `target` into the far target at `place`.
+    mutating func findFarTarget(_ target: UInt64, place: Int, resume: Int) {
+        makeTarget(target)
+        lookUp(missing: .dispatch(target: target, site: 0))
+        code.load(.first, entry(ContextLayout.jumpCode))
+        code.store(.first, .context(place + ContextLayout.farCode))
+        makeFarKey()
+        code.store(.first, .context(place + ContextLayout.farKey))
+        code.jump(resume)
     }
 
     /// The linear address of `target`, an offset from the page base, in the first register.

@@ -14,6 +14,8 @@
         /// For a check: system instructions are the interpreter's.
         private let leavesSystem: Bool
         private(set) var used: Int
+        /// How many far targets of each context are in use.
+        private var farTargets = 0
         private(set) var counts = TranslatorCounts()
         /// A jump or call that was linked: where its displacement is, and where it led to before.
         private struct Link {
@@ -44,11 +46,12 @@
         func translate(_ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache) -> Int {
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
-            var block = BlockTranslator(code, routines, set, leavesSystem: leavesSystem)
+            var block = BlockTranslator(code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem)
             // SAFETY: the slots of a block and its closing slot.
             let entry = block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
             guard !block.code.overflowed else { return 0 }
             used = block.code.position
+            farTargets = block.farTargets
             counts.translations += 1
             return entry
         }
@@ -74,6 +77,7 @@
         /// Forgets all code.
         func empty() {
             used = routines.end
+            farTargets = 0
             incoming.removeAll(keepingCapacity: true)
         }
 
