@@ -42,6 +42,8 @@ struct BlockHeader {
     var translator: Translator?
     /// Compares translator and interpreter, with `--cpu-engine check`.
     private(set) var lockstep: Lockstep?
+    /// Instructions that lie in two pages, by where they begin.
+    fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: 512)
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
@@ -215,7 +217,8 @@ extension SharedCode: MemoryObserver {
     /// Supervisor code ran from a page that is not global.
     private var hasLocalSupervisorCode = false
     /// Pages whose code was found in this generation, by hash.
-    private var pages = InlineArray<128, UInt64>(repeating: 0)
+    private let pages: UnsafeMutablePointer<UInt64>
+    private static let pageWords = 128
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
 
@@ -226,9 +229,14 @@ extension SharedCode: MemoryObserver {
         unsafe recent = .allocate(capacity: Self.recentSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
+        unsafe pages = .allocate(capacity: Self.pageWords)
+        unsafe pages.initialize(repeating: 0, count: Self.pageWords)
     }
 
-    func deallocate() { unsafe recent.deallocate() }
+    func deallocate() {
+        unsafe recent.deallocate()
+        unsafe pages.deallocate()
+    }
 
     /// How often the arena was emptied.
     var evictions: Int { @inline(__always) get { shared.evictions } }
@@ -275,6 +283,21 @@ extension SharedCode: MemoryObserver {
         return nil
     }
 
+    /// The instruction at `physical` that begins with `start` and goes on in the next page.
+    func crossing(_ physical: UInt64, _ mode: CodeMode, _ start: CodeWindow) -> CrossingInstruction? {
+        guard let known = shared.crossings[Self.crossingIndex(physical)], known.physical == physical,
+            known.mode == mode,
+            known.start == start
+        else { return nil }
+        return known
+    }
+
+    func remember(_ crossing: CrossingInstruction) {
+        shared.crossings[Self.crossingIndex(crossing.physical)] = crossing
+    }
+
+    private static func crossingIndex(_ physical: UInt64) -> Int { Int(truncatingIfNeeded: physical >> 12) & 511 }
+
     /// The block that ran last at `linear` in this context, if no translation has changed since.
     @inline(__always)
     func findRecent(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
@@ -288,7 +311,8 @@ extension SharedCode: MemoryObserver {
     mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
         if set != .user, !isGlobal { hasLocalSupervisorCode = true }
         let bit = Self.pageBit(linear)
-        pages[Self.half(set) &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
+        // SAFETY: there are 64 words for each half, and `pageBit` is below 4096.
+        unsafe pages[Self.half(set) &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
         unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
     }
 
@@ -325,12 +349,14 @@ extension SharedCode: MemoryObserver {
     /// The translation of one page changed.
     mutating func forgetRecent(page linear: UInt64) {
         let bit = Self.pageBit(linear)
-        for half in 0..<2 where pages[half * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0 { forget(half: half) }
+        // SAFETY: as in `remember`.
+        for half in 0..<2 where unsafe pages[half * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0 { forget(half: half) }
     }
 
     private mutating func forget(half: Int) {
         if half == 1 { hasLocalSupervisorCode = false }
-        for word in 0..<64 { pages[half &* 64 &+ word] = 0 }
+        // SAFETY: as in `remember`.
+        unsafe (pages + half &* 64).update(repeating: 0, count: Self.pageWords / 2)
         generations[half] &+= 1
         // `context` has the low bits, and 0 where there is nothing.
         if generations[half] & 0x0fff_ffff == 0 {

@@ -104,8 +104,8 @@ struct Core: ~Copyable {
     var counts = EngineCounts()
     /// What cannot be done twice waits: see `executeChecked`.
     var isChecking = false
-    /// How often the numbers of what the jump table tells began again: of user code, and of the supervisor's.
-    var jumpEpochs = InlineArray<2, UInt64>(repeating: 0)
+    /// How often the numbers in the keys of far targets began again: of user code, and of the supervisor's.
+    var farEpochs = InlineArray<2, UInt64>(repeating: 0)
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0

@@ -14,8 +14,13 @@ extension Core {
                 "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
             throw .generalProtection(0)
         }
-        let slot = blocks.reserve()
         var offset = Int(physicalAddress & 4095)
+        if offset > 4096 - 16 {
+            // SAFETY: the window stops at the end of the page.
+            let start = unsafe CodeWindow(UnsafeRawPointer(page) + offset, available: 4096 - offset)
+            if let slot = try findCrossing(linear, physicalAddress, start) { return slot }
+        }
+        let slot = blocks.reserve()
         var count = 0
         var open = true
         while open, count < Self.longest, offset < 4096 {
@@ -79,18 +84,45 @@ extension Core {
         let room = min(16, 4096 - Int(linear & 4095))
         // SAFETY: `host` is valid to the end of its page.
         var window = unsafe CodeWindow(UnsafeRawPointer(host), available: room)
+        if room < 16, let slot = try findCrossing(linear, first, window) { return slot }
+        let start = window
         var result = Decoder.decode(window, mode, pageOffset: UInt16(linear & 4095))
-        if case .incomplete = result, room < 16 {
-            let following = mode == .bits64 ? linear &+ UInt64(room) : (linear &+ UInt64(room)) & 0xffff_ffff
-            let second = try fetchFrame(following)
-            if let more = unsafe physical.pointer(second) {
-                // SAFETY: a page has at least 16 bytes.
-                window.append(unsafe CodeWindow(UnsafeRawPointer(more), available: 16))
-                result = Decoder.decode(window, mode, pageOffset: UInt16(linear & 4095))
-            }
+        if case .incomplete = result, room < 16, let whole = try fetchRest(of: window, linear) {
+            window = whole
+            result = Decoder.decode(window, mode, pageOffset: UInt16(linear & 4095))
         }
         guard case .instruction(var instruction, _) = result else { throw .generalProtection(0) }
         instruction.traits.remove(.samePage)
+        if start.available != window.available {
+            blocks.remember(
+                CrossingInstruction(physical: first, mode: mode, start: start, window: window, instruction: instruction)
+            )
+        }
+        return place(instruction, first, linear)
+    }
+
+    /// The block of an instruction that begins in the last bytes of a page, `start`, if it is known and still the same.
+    private mutating func findCrossing(
+        _ linear: UInt64, _ first: UInt64, _ start: CodeWindow
+    ) throws(Fault) -> UInt32? {
+        guard let known = blocks.crossing(first, mode, start), try fetchRest(of: start, linear) == known.window else {
+            return nil
+        }
+        return place(known.instruction, first, linear)
+    }
+
+    /// The bytes that have been fetched and those of the page behind; nil where no memory is.
+    private mutating func fetchRest(of window: CodeWindow, _ linear: UInt64) throws(Fault) -> CodeWindow? {
+        let room = UInt64(window.available)
+        let following = mode == .bits64 ? linear &+ room : (linear &+ room) & 0xffff_ffff
+        let second = try fetchFrame(following)
+        guard let more = unsafe physical.pointer(second) else { return nil }
+        // SAFETY: a page has at least 16 bytes.
+        return window.appending(unsafe CodeWindow(UnsafeRawPointer(more), available: 16))
+    }
+
+    /// Makes `instruction` the block in the scratch slots.
+    private mutating func place(_ instruction: DecodedInstruction, _ first: UInt64, _ linear: UInt64) -> UInt32 {
         let slot = BlockCache.scratch
         let header = BlockHeader(
             physical: first, count: 1, hashNext: 0, pageNext: 0, pageOffset: UInt16(linear & 4095), mode: mode,
@@ -103,31 +135,36 @@ extension Core {
     }
 }
 
+/// An instruction whose bytes lie in two pages, as it was decoded last.
+struct CrossingInstruction {
+    /// Where it begins.
+    var physical: UInt64
+    var mode: CodeMode
+    /// Its bytes in the first page; those and more from the second.
+    var start: CodeWindow
+    var window: CodeWindow
+    var instruction: DecodedInstruction
+}
+
 extension CodeWindow {
-    /// The `available` bytes at `start`, at most 16.
+    /// The `available` bytes at `start`, at most 16: fewer only where they end with their page.
     init(_ start: UnsafeRawPointer, available: Int) {
-        self.available = available
-        if available >= 16 {
-            // SAFETY: 16 bytes are there.
-            low = unsafe start.loadUnaligned(as: UInt64.self)
-            high = unsafe start.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
-            return
-        }
-        low = 0
-        high = 0
-        for position in 0..<available {
-            // SAFETY: position < available.
-            let byte = UInt64(unsafe start.load(fromByteOffset: position, as: UInt8.self))
-            if position < 8 { low |= byte << UInt64(position * 8) } else { high |= byte << UInt64((position - 8) * 8) }
-        }
+        let missing = 16 - available
+        // SAFETY: 16 bytes are there, or the last 16 of a page.
+        let bytes = unsafe (start - missing).loadUnaligned(as: UInt128.self) >> UInt128(missing * 8)
+        self.init(bytes, available: available)
     }
 
-    /// Adds bytes of the page behind, up to 16 in all.
-    mutating func append(_ other: CodeWindow) {
-        for position in available..<16 {
-            let byte = UInt64(other.byte(position - available))
-            if position < 8 { low |= byte << UInt64(position * 8) } else { high |= byte << UInt64((position - 8) * 8) }
-        }
-        available = 16
+    private init(_ bytes: UInt128, available: Int) {
+        low = UInt64(truncatingIfNeeded: bytes)
+        high = UInt64(truncatingIfNeeded: bytes >> 64)
+        self.available = available
+    }
+
+    private var bytes: UInt128 { UInt128(high) << 64 | UInt128(low) }
+
+    /// These and 16 bytes of the page behind, up to 16 in all.
+    func appending(_ other: CodeWindow) -> CodeWindow {
+        CodeWindow(bytes | other.bytes << UInt128(available * 8), available: 16)
     }
 }

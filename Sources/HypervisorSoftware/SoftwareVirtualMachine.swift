@@ -80,6 +80,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
             ("blocks translated", translator.translations), ("jumps linked", translator.links),
+            ("blocks translated again because memory was in two pages", translator.tails),
             ("times that all blocks were forgotten", UInt64(code.evictions)),
             ("blocks interpreted", sum.interpretedBlocks), ("translated code entered", sum.entries),
             ("left for another block", sum.dispatches), ("left for the interpreter", sum.interpretations),

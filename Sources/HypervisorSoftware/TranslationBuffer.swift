@@ -23,24 +23,33 @@ enum AccessSet: Int, CaseIterable {
 
 /// Direct-mapped entries for the three access sets.
 ///
-/// A tag is a page-aligned linear address when that kind of access may use the entry; `invalidTag` matches nothing.
+/// A tag is a page-aligned linear address when that kind of access may use the entry. Translated code takes the
+/// exclusive-or of address and tag, which is below 4096 when they match, so a tag that matches nothing belongs to a page
+/// that is never looked up in its entry.
 @safe struct TranslationBuffer {
     struct Entry {
         var readTag: UInt64
         var writeTag: UInt64
         var fetchTag: UInt64
-        /// Host address minus linear address.
-        var addend: UInt64
+        /// The host address of the page.
+        var host: UInt64
 
         /// Byte offsets of the fields, for translated code.
         static let readTagOffset = 0
         static let writeTagOffset = 8
-        static let addendOffset = 24
+        static let hostOffset = 24
     }
 
-    static let invalidTag: UInt64 = 1
     static let entryCount = AccessSet.allCases.reduce(0) { $0 + $1.entryCount }
-    private static let empty = Entry(readTag: invalidTag, writeTag: invalidTag, fetchTag: invalidTag, addend: 0)
+
+    /// What matches no address that is looked up in the entry at `position`: a page next to its own, and not aligned.
+    @inline(__always)
+    private static func invalidTag(_ position: Int) -> UInt64 { UInt64(position ^ 1) << 12 | 1 }
+
+    private static func empty(_ position: Int) -> Entry {
+        let tag = invalidTag(position)
+        return Entry(readTag: tag, writeTag: tag, fetchTag: tag, host: 0)
+    }
 
     /// What translated code runs with: fields of `ContextLayout`, the last of which are the entries.
     let context: UnsafeMutableRawPointer
@@ -67,7 +76,7 @@ enum AccessSet: Int, CaseIterable {
         local = FilledEntries()
         global = FilledEntries()
         // SAFETY: all three have `count` elements.
-        unsafe entries.initialize(repeating: Self.empty, count: count)
+        for position in 0..<count { unsafe (entries + position).initialize(to: Self.empty(position)) }
         unsafe globals.initialize(repeating: false, count: count)
         unsafe frames.initialize(repeating: 0, count: count)
     }
@@ -88,11 +97,12 @@ enum AccessSet: Int, CaseIterable {
     /// The host address of `size` bytes at `linear` if they may be read and lie in one page.
     @inline(__always)
     func readable(_ linear: UInt64, size: UInt64, _ set: AccessSet) -> UnsafeMutableRawPointer? {
-        // SAFETY: `position` is in range by its mask; a matching tag makes addend + linear a host address in a page
-        // of guest memory with `size` bytes left.
+        // SAFETY: `position` is in range by its mask; a matching tag makes `host` that of a page of guest memory, with
+        // `size` bytes left behind the address.
         let entry = unsafe entries + position(linear, set)
         guard unsafe entry.pointee.readTag == (linear &+ (size &- 1)) & ~0xfff else { return nil }
-        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: entry.pointee.addend &+ linear))
+        return unsafe UnsafeMutableRawPointer(
+            bitPattern: UInt(truncatingIfNeeded: entry.pointee.host &+ (linear & 0xfff)))
     }
 
     /// The host address of `size` bytes at `linear` if they may be written and lie in one page.
@@ -101,7 +111,8 @@ enum AccessSet: Int, CaseIterable {
         // SAFETY: as in `readable`.
         let entry = unsafe entries + position(linear, set)
         guard unsafe entry.pointee.writeTag == (linear &+ (size &- 1)) & ~0xfff else { return nil }
-        return unsafe UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: entry.pointee.addend &+ linear))
+        return unsafe UnsafeMutableRawPointer(
+            bitPattern: UInt(truncatingIfNeeded: entry.pointee.host &+ (linear & 0xfff)))
     }
 
     /// The physical page at `linear` if instructions may be fetched from it.
@@ -122,12 +133,12 @@ enum AccessSet: Int, CaseIterable {
         let position = position(linear, set)
         // SAFETY: `position` is in range by its mask.
         let entry = unsafe entries + position
-        let addend = UInt64(UInt(bitPattern: host)) &- page
+        let host = UInt64(UInt(bitPattern: host))
         let same =
-            unsafe entry.pointee.addend == addend
+            unsafe entry.pointee.host == host
             && (entry.pointee.readTag == page || entry.pointee.writeTag == page || entry.pointee.fetchTag == page)
-        if !same { unsafe entry.pointee = Self.empty }
-        unsafe entry.pointee.addend = addend
+        if !same { unsafe entry.pointee = Self.empty(position) }
+        unsafe entry.pointee.host = host
         if read { unsafe entry.pointee.readTag = page }
         if write { unsafe entry.pointee.writeTag = page }
         if fetch { unsafe entry.pointee.fetchTag = page }
@@ -148,14 +159,14 @@ enum AccessSet: Int, CaseIterable {
         if local.isComplete, keepingGlobal || global.isComplete {
             // SAFETY: the lists have positions of entries.
             local.forEach { position in
-                if unsafe !globals[position] { unsafe entries[position] = Self.empty }
+                if unsafe !globals[position] { unsafe entries[position] = Self.empty(position) }
             }
-            if !keepingGlobal { global.forEach { position in unsafe entries[position] = Self.empty } }
+            if !keepingGlobal { global.forEach { position in unsafe entries[position] = Self.empty(position) } }
         } else {
             for position in 0..<Self.entryCount {
                 // SAFETY: `position` is below the allocated count.
                 if keepingGlobal, unsafe globals[position] { continue }
-                unsafe entries[position] = Self.empty
+                unsafe entries[position] = Self.empty(position)
             }
         }
         local.empty()
@@ -164,17 +175,18 @@ enum AccessSet: Int, CaseIterable {
 
     /// Empties the entries for the page of `linear`.
     func flushPage(_ linear: UInt64) {
-        // SAFETY: `position` is in range by its mask.
-        unsafe entries[position(linear, .supervisor)] = Self.empty
-        unsafe entries[position(linear, .user)] = Self.empty
-        unsafe entries[position(linear, .supervisorToUser)] = Self.empty
+        for set in AccessSet.allCases {
+            let position = position(linear, set)
+            // SAFETY: `position` is in range by its mask.
+            unsafe entries[position] = Self.empty(position)
+        }
     }
 
     /// Sends the next write to each page the slow way.
     func protectAll() {
         for position in 0..<Self.entryCount {
             // SAFETY: `position` is below the allocated count.
-            unsafe entries[position].writeTag = Self.invalidTag
+            unsafe entries[position].writeTag = Self.invalidTag(position)
         }
     }
 
@@ -183,14 +195,14 @@ enum AccessSet: Int, CaseIterable {
         guard local.isComplete, global.isComplete else {
             for position in 0..<Self.entryCount {
                 // SAFETY: `position` is below the allocated count.
-                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag(position) }
             }
             return
         }
         for list in [local, global] {
             list.forEach { position in
                 // SAFETY: the lists have positions of entries.
-                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag }
+                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag(position) }
             }
         }
     }

@@ -16,6 +16,12 @@ static inline int chost_has_x86_64_v2(void) {
     return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1) != 0;
 }
 
+/// Whether this processor has the instructions of BMI2.
+static inline int chost_has_bmi2(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1U << 8) != 0;
+}
+
 /// An XMM register: bits 0 to 63, then bits 64 to 127.
 typedef struct {
     uint64_t low, high;

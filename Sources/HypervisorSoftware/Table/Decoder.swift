@@ -2,7 +2,7 @@
 // Bytes to decoded instructions. Intel SDM volume 2, chapter 2.
 
 /// Up to 16 bytes of code, little-endian.
-struct CodeWindow {
+struct CodeWindow: Equatable {
     var low: UInt64
     var high: UInt64
     /// Bytes that could be fetched.

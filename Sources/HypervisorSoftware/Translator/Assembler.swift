@@ -129,6 +129,16 @@
         if kind == 2 { doubleWord(memory.displacement) }
     }
 
+    /// RORX of 32 bits (BMI2): `to` becomes `from`, rotated right by `count`; the flags stay.
+    mutating func rotate(_ to: HostRegister, _ from: HostRegister, right count: UInt8) {
+        byte(0xc4)
+        byte((to.rawValue < 8 ? 0x80 : 0) | 0x40 | (from.rawValue < 8 ? 0x20 : 0) | 3)
+        byte(0x7b)
+        byte(0xf0)
+        byte(0xc0 | to.rawValue << 3 & 0x38 | from.rawValue & 7)
+        byte(count)
+    }
+
     // MARK: Often used
 
     /// MOV of 64 bits between registers.
@@ -236,5 +246,6 @@ enum HostCondition {
     static let equal: UInt8 = 4
     static let notEqual: UInt8 = 5
     static let belowOrEqual: UInt8 = 6
+    static let above: UInt8 = 7
     static let negative: UInt8 = 8
 }

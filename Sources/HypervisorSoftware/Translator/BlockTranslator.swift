@@ -4,7 +4,7 @@
 /// Translates one block.
 ///
 /// At a block's start, and wherever translated code is left, the guest's status flags are in the context. In between they
-/// may be in the host's flags as well, or only there.
+/// may be in the host's flags as well, or only there, or follow from registers.
 struct BlockTranslator: ~Copyable {
     /// Code beside the straight path.
     enum Aside {
@@ -21,7 +21,10 @@ struct BlockTranslator: ~Copyable {
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
-        case branch(target: UInt64, count: Int32, savesFlags: Bool)
+        case branch(target: UInt64, count: Int32)
+        /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
+        /// on there, after `count` instructions.
+        case tail(count: Int32)
         /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
         case load(allowed: Int, routine: Int, resume: Int, count: Int32)
     }
@@ -30,7 +33,20 @@ struct BlockTranslator: ~Copyable {
         /// Where the displacement of the jump to it is.
         var place: Int
         var slot: UInt32
+        /// How things are when it is taken.
+        var flags: FlagState
+        var vectorsLoaded: Bool
+        var x87Loaded: Bool
         var aside: Aside
+    }
+
+    /// How a block that jumps to itself is when it does: its code is written a second time, to begin like that.
+    fileprivate struct Loop {
+        var flags: FlagState
+        var vectorsLoaded: Bool
+        var x87Loaded: Bool
+        /// The jumps to it.
+        var places: [Int] = []
     }
 
     static let longest = 64
@@ -42,18 +58,27 @@ struct BlockTranslator: ~Copyable {
     private let leavesSystem: Bool
     /// How many far targets of the context are in use.
     var farTargets: Int
+    /// Whether accesses are put together, and jumps of the block to itself are treated in a way of their own.
+    private let isPlain: Bool
+    /// Where the block is entered, and the offset in its page.
+    private var entry = 0
+    private var start: UInt64 = 0
+    private var loop: Loop?
     private var asides: [Branch] = []
 
     // The instruction being translated.
     var slot: UInt32 = 0
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
-    /// The jumps of this instruction that lead to `.interpret`.
-    private var misses: [Int] = []
+    /// The jumps of this instruction that lead to `.interpret`, and where the flags are there.
+    private var misses: [(place: Int, flags: FlagState)] = []
+    /// Its accesses, if they belong to groups.
+    private(set) var operandMember: AccessGroups.Member?
+    private(set) var stackMember: AccessGroups.Member?
+    /// It changes a register that the flags would follow from, and they are needed after it.
+    private(set) var losesFlags = false
 
-    /// The guest's flags are in the host's flags; in the context.
-    var flagsInHost = false
-    var flagsInContext = true
+    var flags = FlagState()
     /// The block has made sure that the vector registers are loaded.
     var vectorsLoaded = false
     /// The block has made sure that the x87 unit is in the host's, and noted the page of its last instruction.
@@ -61,13 +86,15 @@ struct BlockTranslator: ~Copyable {
     var x87PageNoted = false
 
     init(
-        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool
+        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool,
+        isPlain: Bool
     ) {
         self.code = code
         self.routines = routines
         self.set = set
         self.farTargets = farTargets
         self.leavesSystem = leavesSystem
+        self.isPlain = isPlain
         asides.reserveCapacity(32)
     }
 
@@ -75,43 +102,74 @@ struct BlockTranslator: ~Copyable {
     mutating func translate(
         _ firstSlot: UInt32, count total: Int, _ instruction: (UInt32) -> DecodedInstruction
     ) -> Int {
-        let entry = prologue(UInt64(instruction(firstSlot).pageOffset))
+        start = UInt64(instruction(firstSlot).pageOffset)
+        entry = prologue(start)
         let total = min(total, Self.longest)
         var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
         var live = InlineArray<64, Flags>(repeating: .status)
         for position in 0..<total { plans[position] = plan(instruction(firstSlot + UInt32(position))) }
+        let groups =
+            isPlain
+            ? AccessGroups()
+            : AccessGroups(count: total, { plans[$0] }, { instruction(firstSlot + UInt32($0)) })
         var needed = Flags.status
         for position in stride(from: total - 1, through: 0, by: -1) {
             let i = instruction(firstSlot + UInt32(position))
             live[position] = needed
             let use = plans[position].flagUse(i)
-            needed = plans[position].canStop(i) ? .status : needed.subtracting(use.replaces).union(use.reads)
+            let isReachable = groups.isReachable(position) && plans[position] == .integer
+            needed =
+                plans[position].canStop(i) && !isReachable
+                ? .status : needed.subtracting(use.replaces).union(use.reads)
         }
+        translateOnce(firstSlot, total, plans, live, groups, instruction)
+        guard let loop else { return entry }
+        for place in loop.places { code.land(place) }
+        self.loop?.places.removeAll()
+        flags = loop.flags
+        vectorsLoaded = loop.vectorsLoaded
+        x87Loaded = loop.x87Loaded
+        x87PageNoted = false
+        let again = code.position
+        translateOnce(firstSlot, total, plans, live, groups, instruction)
+        for place in self.loop?.places ?? [] { code.link(place, to: again) }
+        return entry
+    }
+
+    /// Writes the code once, with what lies beside it.
+    private mutating func translateOnce(
+        _ firstSlot: UInt32, _ total: Int, _ plans: InlineArray<64, TranslationPlan>,
+        _ live: InlineArray<64, Flags>, _ groups: AccessGroups,
+        _ instruction: (UInt32) -> DecodedInstruction
+    ) {
         var open = true
         for position in 0..<total where open {
             slot = firstSlot + UInt32(position)
             self.count = Int32(position + 1)
             let i = instruction(slot)
             misses.removeAll(keepingCapacity: true)
+            operandMember = groups.operand(position)
+            stackMember = groups.stack(position)
+            let changesSource = RegisterUse.written(i, plans[position]) & (flags.replay?.registers ?? 0) != 0
+            let use = plans[position].flagUse(i)
+            let steps =
+                plans[position] == .integer
+                && FlagReplay(i, hasCarry: flags.hasCarryInContext)?.takesCarry == true
+            losesFlags = changesSource && !steps && !live[position].subtracting(use.replaces).isEmpty
+            if losesFlags, operandMember == nil, stackMember == nil, !plans[position].canStop(i) { keepFlags() }
             switch plans[position] {
             case .nothing: break
             case .integer: translateInteger(i, live[position])
             case .vector: translateVector(i)
             case .x87:
                 translateX87(i, next: position + 1 < total ? instruction(slot + 1) : nil)
-            case .helper:
-                saveFlags()
-                code.moveImmediate(.second, UInt64(slot))
-                code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
-                if i.usesX87 { x87Loaded = false }
-                flagsInHost = true
+            case .string: translateString(i)
+            case .helper: callInterpreter(i)
             case .system:
                 translateSystem(i)
                 open = false
             case .systemHelper:
-                saveFlags()
-                code.moveImmediate(.second, UInt64(slot))
-                code.call(routines.interpret)
+                callInterpreter(i)
                 edge(i.nextPageOffset, count: self.count)
                 open = false
             case .leave:
@@ -121,15 +179,16 @@ struct BlockTranslator: ~Copyable {
                 open = false
             case .flow: open = translateFlow(i, after: position > 0 ? instruction(slot - 1) : nil)
             }
-            for place in misses {
-                aside(
-                    place, i.usesX87 ? .interpretX87(resume: code.position) : .interpret(resume: code.position))
+            if changesSource, !use.changes { flags.replay = nil }
+            for miss in misses {
+                let resume = code.position
+                let aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
+                append(miss.place, miss.flags, aside)
             }
         }
         if open {
             let end = instruction(firstSlot + UInt32(total))
             self.count = Int32(total)
-            saveFlags()
             edge(UInt64(end.pageOffset), count: self.count)
         }
         // Asides may make others.
@@ -138,7 +197,16 @@ struct BlockTranslator: ~Copyable {
             translateAside(asides[next])
             next += 1
         }
-        return entry
+        asides.removeAll(keepingCapacity: true)
+    }
+
+    /// The interpreter runs `i`.
+    private mutating func callInterpreter(_ i: DecodedInstruction) {
+        saveFlags()
+        code.moveImmediate(.second, UInt64(slot))
+        code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
+        if i.usesX87 { x87Loaded = false }
+        flags = FlagState(inHost: true, inContext: true)
     }
 
     private func plan(_ i: DecodedInstruction) -> TranslationPlan {
@@ -150,86 +218,155 @@ struct BlockTranslator: ~Copyable {
     private mutating func prologue(_ pageOffset: UInt64) -> Int {
         code.align()
         let start = code.position
-        leaveFor(pageOffset, site: 0)
+        leaveFor(pageOffset, site: Int(Self.invalidCode))
         while code.position < start + Self.prologueSize, !code.overflowed { code.byte(0xcc) }
         return code.position
     }
 
     static let prologueSize = 32
+    /// In place of a jump that can be linked: control came to invalid code.
+    static let invalidCode: UInt32 = 1
 
     // MARK: Flags
 
-    /// Puts the flags into the context, as anybody who sees the guest's state expects them. Changes no flag.
+    /// Puts the flags into the context, as anybody who sees the guest's state expects them. Changes no flag that is needed.
     mutating func saveFlags() {
-        if !flagsInContext { emitSaveFlags() }
-        flagsInContext = true
-    }
-
-    private mutating func emitSaveFlags() {
+        guard !flags.inContext else { return }
+        restoreFlags()
         code.move(.first, .rax)
         code.byte(0x9f)  // LAHF
         code.instruction(wide: false, .map0F, 0x90, reg: 0, rm: .register(.rax))  // SETO AL
         code.instruction(prefix: 0x66, wide: false, 0x89, reg: 0, rm: .context(ContextLayout.flags))
         code.move(.rax, .first)
+        flags.inContext = true
     }
 
-    /// Puts the flags from the context into the host's flags.
-    mutating func restoreFlags() {
-        if !flagsInHost { code.loadFlags() }
-        flagsInHost = true
+    /// Puts the flags into the host's flags, `needed` at least. Uses the first register.
+    mutating func restoreFlags(_ needed: Flags = .status) {
+        if flags.inHost, !flags.hostLacksCarry || !needed.contains(.carry) { return }
+        if let replay = flags.replay { replay.write(&self) } else { code.loadFlags() }
+        flags.inHost = true
+        flags.hostLacksCarry = false
+    }
+
+    /// To be called before the host's flags change for another reason: the guest's are saved if they are nowhere else.
+    mutating func giveUpHostFlags() {
+        if flags.replay == nil { saveFlags() }
+        flags.inHost = false
+        flags.hostLacksCarry = false
+    }
+
+    /// To be called when nothing before the instruction itself changes the host's flags any more: the guest's are brought
+    /// there if the instruction changes a register that they follow from. Uses the first register.
+    mutating func keepFlags() {
+        guard losesFlags, !flags.inContext else { return }
+        restoreFlags()
+        flags.replay = nil
     }
 
     // MARK: Leaving the straight path
 
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
-    mutating func interpretAside(_ place: Int) { misses.append(place) }
+    mutating func interpretAside(_ place: Int) { misses.append((place, flags)) }
 
     /// A jump out of the block before this instruction.
     mutating func leaveAside(_ place: Int, charging: Bool) {
-        asides.append(Branch(place: place, slot: slot, aside: .leave(count: charging ? count : 0)))
+        aside(place, .leave(count: charging ? count : 0))
     }
 
     /// The jumps to the interpretation of this instruction lead out of the block.
     mutating func leaveInstead(charging: Bool) {
-        for place in misses { leaveAside(place, charging: charging) }
+        for miss in misses {
+            append(miss.place, miss.flags, .leave(count: charging ? count : 0))
+        }
         misses.removeAll(keepingCapacity: true)
     }
 
-    mutating func aside(_ place: Int, _ aside: Aside) {
-        asides.append(Branch(place: place, slot: slot, aside: aside))
+    mutating func aside(_ place: Int, _ aside: Aside) { append(place, flags, aside) }
+
+    private mutating func append(_ place: Int, _ flags: FlagState, _ aside: Aside) {
+        asides.append(
+            Branch(
+                place: place, slot: slot, flags: flags, vectorsLoaded: vectorsLoaded, x87Loaded: x87Loaded, aside: aside
+            ))
     }
 
     private mutating func translateAside(_ branch: Branch) {
         code.land(branch.place)
         slot = branch.slot
+        flags = branch.flags
+        vectorsLoaded = branch.vectorsLoaded
+        x87Loaded = branch.x87Loaded
+        if case .branch(let target, let count) = branch.aside { return edge(target, count: count) }
+        saveFlags()
         switch branch.aside {
         case .interpret(let resume):
-            code.moveImmediate(.second, UInt64(branch.slot))
+            code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
             code.jump(resume)
         case .interpretX87(let resume):
-            code.moveImmediate(.second, UInt64(branch.slot))
+            code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpretX87)
             code.call(routines.loadX87)
             code.jump(resume)
         case .leave(let count):
             if count > 0 { charge(count) }
-            code.moveImmediate(.second, UInt64(branch.slot))
+            code.moveImmediate(.second, UInt64(slot))
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
-        case .branch(let target, let count, let savesFlags):
-            if savesFlags { emitSaveFlags() }
-            edge(target, count: count)
+        case .branch: break
+        case .tail(let count):
+            if count > 0 { charge(count) }
+            // Leads to what follows until there is such code.
+            let site = code.jump()
+            code.land(site)
+            code.moveImmediate(.first, UInt64(site))
+            code.moveImmediate(.second, UInt64(slot))
+            code.jump(routines.leaveToTail)
         case .load(let allowed, let routine, let resume, let count):
             code.instruction(wide: false, 0x80, reg: 7, rm: .context(allowed))
             code.byte(0)
             let refused = code.jump(if: HostCondition.equal)
             code.call(routine)
             code.jump(resume)
-            asides.append(Branch(place: refused, slot: branch.slot, aside: .leave(count: count)))
+            aside(refused, .leave(count: count))
         }
+    }
+
+    /// The block ends, and control goes to `target`, an offset from the page base.
+    mutating func edge(_ target: UInt64, count: Int32) {
+        if target == start, !isPlain { return repeatBlock(count: count) }
+        chargeOrLeave(for: target, count: count)
+        goOn(target)
+    }
+
+    /// Control goes to the start of the block itself, where the flags may be as they are now.
+    private mutating func repeatBlock(count: Int32) {
+        giveUpHostFlags()
+        if let loop, !loop.begins(flags, vectorsLoaded, x87Loaded) { saveFlags() }
+        flags.inHost = false
+        charge(count)
+        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+        if loop == nil, !flags.inContext || vectorsLoaded || x87Loaded {
+            loop = Loop(flags: flags, vectorsLoaded: vectorsLoaded, x87Loaded: x87Loaded)
+        }
+        if loop?.begins(flags, vectorsLoaded, x87Loaded) == true {
+            loop?.places.append(code.jump())
+        } else {
+            code.jump(entry)
+        }
+    }
+}
+
+extension BlockTranslator.Loop {
+    /// Whether the code may be entered when flags and registers are like that.
+    fileprivate func begins(_ flags: FlagState, _ vectorsLoaded: Bool, _ x87Loaded: Bool) -> Bool {
+        guard vectorsLoaded || !self.vectorsLoaded, x87Loaded || !self.x87Loaded else { return false }
+        if self.flags.inContext { return flags.inContext }
+        guard let replay = self.flags.replay, let other = flags.replay else { return false }
+        return replay.isSame(as: other)
     }
 }
 

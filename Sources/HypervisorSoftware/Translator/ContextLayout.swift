@@ -26,12 +26,9 @@ enum ContextLayout {
     static let exitKind = 80
     static let exitDetail = 84
     /// The number of what the jump table tells now: another after every change of translations. Bits 0 and 1 have that of
-    /// the access set plus one, in which one bit tells whether SMAP is suspended; bits 12 to 47, in which the addresses of
-    /// pages differ, are 0.
+    /// the access set plus one, in which one bit tells whether SMAP is suspended.
     static let salt = 88
     static let suspensionInSalt: UInt8 = 2
-    /// Changes of translations until the numbers begin again.
-    static let generationBits: UInt64 = 26
     /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
     static let vectorLoaded = 96
     static let vectorAllowed = 97
@@ -55,10 +52,20 @@ enum ContextLayout {
     static let x87Data = 144
     /// Whether an interrupt may wait. One byte.
     static let interruptWaits = 141
-    /// The host's stack pointer in a block that was entered from outside.
-    static let hostStack = 152
+    /// For each group of accesses of the running block, the host address of its lowest byte.
+    static let groups = 152
+    static let groupCount = 12
+    /// Another value that outlives the making of an address.
+    static let otherTemporary = 248
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
+    /// The host's stack pointer in a block that was entered from outside.
+    static let hostStack = 768
+    /// The same as the salt for far targets: another also when one of them may have led to invalid code. Bits 12 to 47, in
+    /// which the addresses of pages differ, are 0.
+    static let farSalt = 776
+    /// Bits of a number of changes that are in it.
+    static let changeBits: UInt64 = 26
 
     /// Entries of `jumpEntrySize` bytes: linear address, code, page base, and the salt that they are good for.
     static let jumpTable = 4096
@@ -70,7 +77,7 @@ enum ContextLayout {
     static let jumpSalt = 24
 
     /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
-    /// exclusive-or the salt, and the code.
+    /// exclusive-or the far salt, and the code.
     static let farTargets = jumpTable + jumpEntrySize << jumpIndexBits
     static let farTargetSize = 16
     static let farTargetCount = 1 << 16
@@ -85,10 +92,13 @@ enum ContextLayout {
 
 /// Why translated code was left.
 enum ExitKind: UInt32 {
-    /// To go on at RIP. The detail is the place of a jump that can be linked to the code there, or 0.
+    /// To go on at RIP. The detail is the place of a jump that can be linked to the code there, 0, or `invalidCode`.
     case dispatch = 0
     /// To run the instruction in the slot that the detail names, in the interpreter. RIP is stale.
     case interpret = 1
     /// An instruction that the interpreter ran from translated code threw, or made code invalid: RIP is exact.
     case stopped = 2
+    /// The accesses of a group cannot be reached as one. The detail is the slot of the first one's instruction, RIP the
+    /// place of a jump to lead to code without groups from there on. RIP is stale.
+    case tail = 3
 }

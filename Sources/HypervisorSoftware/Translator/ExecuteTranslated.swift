@@ -69,10 +69,17 @@ extension Core {
                 {
                 case .dispatch:
                     rip = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
-                    site = Int(detail)
+                    if detail == BlockTranslator.invalidCode { translator.noteDetour() } else { site = Int(detail) }
                     counts.dispatches &+= 1
                 case .interpret:
                     counts.interpretations &+= 1
+                    if try interpretAlone(detail), mustLook { return }
+                case .tail:
+                    counts.interpretations &+= 1
+                    // SAFETY: a field of the context.
+                    let place = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
+                    translator.translateTail(detail, Int(truncatingIfNeeded: place), accessSet, blocks)
+                    budget -= 1
                     if try interpretAlone(detail), mustLook { return }
                 case .stopped, nil:
                     counts.stops &+= 1
@@ -140,10 +147,13 @@ extension Core {
             let context = unsafe translations.context
             let page = rip & ~4095
             let generation = blocks.generation(accessSet)
-            let number = generation << 2 | UInt64(accessSet.rawValue + 1)
-            let salt = number & 0xfff | (number >> 12) << 48
-            if generation >> ContextLayout.generationBits != jumpEpochs[accessSet == .user ? 0 : 1] {
-                forgetJumps(generation)
+            let salt = generation << 2 | UInt64(accessSet.rawValue + 1)
+            // Grows with either.
+            let changes = generation &+ translator.detours
+            let farNumber = changes << 2 | UInt64(accessSet.rawValue + 1)
+            let farSalt = farNumber & 0xfff | (farNumber >> 12) << 48
+            if changes >> ContextLayout.changeBits != farEpochs[accessSet == .user ? 0 : 1] {
+                forgetFarTargets(changes)
             }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
@@ -153,6 +163,7 @@ extension Core {
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
+            unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
             unsafe context.storeBytes(
@@ -179,12 +190,12 @@ extension Core {
             }
         }
 
-        /// The numbers of what the jump table and the far targets tell begin again.
-        private mutating func forgetJumps(_ generation: UInt64) {
-            jumpEpochs[accessSet == .user ? 0 : 1] = generation >> ContextLayout.generationBits
-            let count = ContextLayout.translations - ContextLayout.jumpTable
-            // SAFETY: both lie there, before the soft TLB.
-            unsafe (translations.context + ContextLayout.jumpTable)
+        /// The numbers in the keys of far targets begin again.
+        private mutating func forgetFarTargets(_ changes: UInt64) {
+            farEpochs[accessSet == .user ? 0 : 1] = changes >> ContextLayout.changeBits
+            let count = ContextLayout.farTargetSize * ContextLayout.farTargetCount
+            // SAFETY: they have that many bytes.
+            unsafe (translations.context + ContextLayout.farTargets)
                 .initializeMemory(as: UInt8.self, repeating: 0, count: count)
         }
 

@@ -55,6 +55,14 @@ struct FlagUse {
         }
     }
 
+    /// A string instruction. Repeated, it may do nothing.
+    static func string(_ i: DecodedInstruction) -> FlagUse {
+        switch Operation(rawValue: i.operation) {
+        case .scas, .cmps: i.traits.isDisjoint(with: [.rep, .repne]) ? .all : replacing([])
+        default: .none
+        }
+    }
+
     private static func hasVariableCount(_ i: DecodedInstruction) -> Bool {
         i.shape == Form.rmCL.rawValue || i.shape == Form.rmRegCL.rawValue
     }

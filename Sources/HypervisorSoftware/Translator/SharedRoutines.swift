@@ -9,6 +9,9 @@ struct SharedRoutines {
     let leaveToDispatch: Int
     /// Leaves to have the instruction in the slot that the second register names interpreted.
     let leaveToInterpret: Int
+    /// Leaves to have code without groups made from the slot that the second register names; the first has the place of
+    /// the jump to link.
+    let leaveToTail: Int
     /// Called: the interpreter runs the instruction in the slot that the second register names. The flags are in the
     /// context before, and in the host's flags, too, after.
     let interpret: Int
@@ -33,12 +36,15 @@ struct SharedRoutines {
         var kernelGSBase: Int
     }
     let core: CoreOffsets
+    /// Whether the host has RORX.
+    let hasRotate: Bool
 
     /// Registers that a C function keeps.
     private static let kept: [HostRegister] = [.rbp, .rbx, .r12, .r13, .r14, .r15]
 
-    init(_ code: inout Assembler, _ core: CoreOffsets) {
+    init(_ code: inout Assembler, _ core: CoreOffsets, hasRotate: Bool) {
         self.core = core
+        self.hasRotate = hasRotate
         loadVectors = code.position
         Self.moveVectors(&code, core, isLoad: true)
         Self.set(&code, ContextLayout.vectorLoaded, 1)
@@ -87,9 +93,15 @@ struct SharedRoutines {
         Self.setKind(&code, .dispatch)
         let dispatching = code.jump()
         code.align()
+        leaveToTail = code.position
+        code.store(.first, .context(ContextLayout.exitRIP))
+        Self.setKind(&code, .tail)
+        let tailing = code.jump()
+        code.align()
         leaveToInterpret = code.position
         Self.setKind(&code, .interpret)
         code.land(dispatching)
+        code.land(tailing)
         Self.saveRegisters(&code, core)
         Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
         let leave = code.position

@@ -15,19 +15,15 @@ extension BlockTranslator {
     /// Translates a jump, call or return that comes after `previous`. Returns whether the block goes on behind it.
     mutating func translateFlow(_ i: DecodedInstruction, after previous: DecodedInstruction?) -> Bool {
         switch i.handler {
-        case .jmp:
-            saveFlags()
-            edge(i.immediate, count: count)
+        case .jmp: edge(i.immediate, count: count)
         case .call: call(i)
         case .ret: returnFrom(i, isJump: previous?.writesStackTop ?? false)
         case .jmpIndirect: jumpIndirect(i)
         case .callIndirect: callIndirect(i)
         default:
-            restoreFlags()
             let condition = i.handler.rawValue - Handler.jo.rawValue
-            aside(
-                code.jump(if: condition),
-                .branch(target: i.immediate, count: count, savesFlags: !flagsInContext))
+            restoreFlags(FlagUse.condition(condition))
+            aside(code.jump(if: condition), .branch(target: i.immediate, count: count))
             return true
         }
         return false
@@ -37,8 +33,7 @@ extension BlockTranslator {
         pushReturn(i, charging: true)
         guard i.expectsReturn else { return edge(i.immediate, count: count) }
         code.push(.first)
-        charge(count)
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: i.immediate, site: 0))
+        chargeOrLeave(for: i.immediate, count: count)
         if i.immediate < 4096 {
             let site = code.call()
             aside(site, .dispatch(target: i.immediate, site: site))
@@ -50,7 +45,7 @@ extension BlockTranslator {
 
     /// The address behind `i` goes on the guest's stack; it is in the first register then.
     private mutating func pushReturn(_ i: DecodedInstruction, charging: Bool) {
-        let top = access(stackPointer, -8, size: 8, .write)
+        let top = accessStack(RegisterIndex.rsp, -8, .write)
         leaveInstead(charging: charging)
         code.load(.first, .context(ContextLayout.pageBase))
         code.address(.first, HostMemory(.first, Int32(i.nextPageOffset)))
@@ -78,14 +73,14 @@ extension BlockTranslator {
     private mutating func chargeOrLeave() {
         saveFlags()
         charge(count)
+        flags.inHost = false
         leaveAside(code.jump(if: HostCondition.negative), charging: false)
-        flagsInHost = false
     }
 
     /// - Parameter isJump: the return address was just put where it is, so it is not one of a call.
     private mutating func returnFrom(_ i: DecodedInstruction, isJump: Bool) {
         chargeOrLeave()
-        let top = access(stackPointer, 0, size: 8, .read)
+        let top = accessStack(RegisterIndex.rsp, 0, .read)
         leaveInstead(charging: false)
         code.load(.first, top)
         let taken = Int32(8 + i.immediate)
@@ -153,15 +148,16 @@ extension BlockTranslator {
     /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
     mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
 
-    /// The block ends, and control goes to `target`, an offset from the page base. The flags are in the context.
-    mutating func edge(_ target: UInt64, count: Int32) {
+    /// The same with `count` instructions; when the time slice is over the code leaves for `target`. Uses the first register.
+    mutating func chargeOrLeave(for target: UInt64, count: Int32) {
+        saveFlags()
+        flags.inHost = false
         charge(count)
         aside(code.jump(if: HostCondition.negative), .dispatch(target: target, site: 0))
-        goOn(target)
     }
 
     /// Goes to `target`, an offset from the page base.
-    private mutating func goOn(_ target: UInt64) {
+    mutating func goOn(_ target: UInt64) {
         if target < 4096 {
             // Leads to what follows until it is linked.
             let site = code.jump()
@@ -196,7 +192,7 @@ extension BlockTranslator {
     /// What a far target that is known now is good for, in the first register.
     private mutating func makeFarKey() {
         code.load(.first, .context(ContextLayout.pageBase))
-        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.salt))
+        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
     }
 
     /// Puts what the table of jump targets knows of `target` into the far target at `place`.

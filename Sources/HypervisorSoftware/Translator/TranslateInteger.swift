@@ -7,7 +7,9 @@ extension BlockTranslator {
         guard let operation = Operation(rawValue: i.operation) else { return }
         let use = FlagUse.integer(operation, i)
         // Flags from before that must be in the host's when the instruction runs.
-        let needsFlags = !use.reads.isEmpty || (use.changes && !live.subtracting(use.replaces).isEmpty)
+        var needed = use.changes ? use.reads.union(live.subtracting(use.replaces)) : use.reads
+        let replay = use.changes ? FlagReplay(i, hasCarry: flags.hasCarryInContext) : nil
+        if replay?.takesCarry == true { needed = [] }
         switch operation {
         case .div, .idiv: divide(operation, i)
         case .push: push(i)
@@ -19,22 +21,22 @@ extension BlockTranslator {
             if i.isMemory {
                 // CMPXCHG16B is the one that wants alignment.
                 let memory = access(
-                    i, size: accessSize(operation, i), memoryUse(operation, i),
+                    i, size: Self.accessSize(operation, i), Self.memoryUse(operation, i),
                     aligned: operation == .cmpxchg8b && i.operandSize == 8)
-                if needsFlags { restoreFlags() }
+                if !needed.isEmpty { restoreFlags(needed) }
                 memoryForm(operation, i, memory)
             } else {
-                if needsFlags { restoreFlags() }
+                if !needed.isEmpty { restoreFlags(needed) }
                 registerForm(operation, i)
             }
         }
         if use.changes {
-            flagsInHost = true
-            flagsInContext = false
+            let lacksCarry = replay?.takesCarry == true && (!flags.inHost || flags.hostLacksCarry)
+            flags = FlagState(inHost: true, hostLacksCarry: lacksCarry, inContext: false, replay: replay)
         }
     }
 
-    private func accessSize(_ operation: Operation, _ i: DecodedInstruction) -> Int32 {
+    static func accessSize(_ operation: Operation, _ i: DecodedInstruction) -> Int32 {
         switch operation {
         case .movzx8, .movsx8, .setcc: 1
         case .movzx16, .movsx16: 2
@@ -44,7 +46,7 @@ extension BlockTranslator {
         }
     }
 
-    private func memoryUse(_ operation: Operation, _ i: DecodedInstruction) -> MemoryUse {
+    static func memoryUse(_ operation: Operation, _ i: DecodedInstruction) -> MemoryUse {
         if i.shape == Form.regRM.rawValue { return .read }
         return switch operation {
         case .cmp, .test, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .mul, .imul, .imul2, .imul3, .bt, .bsf,
@@ -106,7 +108,7 @@ extension BlockTranslator {
 
     // MARK: Register forms
 
-    private mutating func registerForm(_ operation: Operation, _ i: DecodedInstruction) {
+    mutating func registerForm(_ operation: Operation, _ i: DecodedInstruction) {
         let size = i.operandSize
         let isHigh = (i.reg | i.rm) & RegisterIndex.highByte != 0
         let number = UInt8(truncatingIfNeeded: operation.rawValue)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guest memory from translated code: addresses, and the soft TLB looked up inline.
+// Guest memory from translated code: addresses, the soft TLB looked up inline, and accesses that share a page.
 
 extension BlockTranslator {
     /// The rights that an access needs.
@@ -8,10 +8,10 @@ extension BlockTranslator {
         case write
     }
 
-    /// Computes the linear address of the operand of `i`, moved by `distance`, in `target` alone. May change the host's
-    /// flags.
-    mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister, distance: Int32 = 0) {
-        makeOffset(i, target, displacement: i.displacement &+ distance, spare: nil)
+    /// Computes the linear address of the operand of `i` in `target` alone. May change the host's flags where there is a
+    /// segment, or an index.
+    mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister) {
+        makeOffset(i, target, displacement: i.displacement, spare: nil)
         if let segment = segmentPlace(i) {
             code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(segment))
         }
@@ -78,61 +78,141 @@ extension BlockTranslator {
     /// Makes `size` bytes at the memory operand of `i` reachable by the operand it returns, which uses the second
     /// register but not the first. Where that cannot be done here the interpreter runs the instruction.
     ///
-    /// Changes the host's flags; the guest's are in the context before.
+    /// May change the host's flags, unless the access belongs to a group and is not its first.
     mutating func access(_ i: DecodedInstruction, size: Int32, _ use: MemoryUse, aligned: Bool = false) -> HostMemory {
-        saveFlags()
+        if let operandMember { return reach(operandMember, i.base) }
+        giveUpHostFlags()
         makeAddress(i, .second)
-        indexEntry()
-        makeAddress(i, .first, distance: aligned ? 0 : size - 1)
-        compareTag(use, size: size, aligned: aligned)
-        code.load(.second, tlbEntry(TranslationBuffer.Entry.addendOffset))
-        if case .slot(let place) = home(i.base), home(i.index) == nil, segmentPlace(i) == nil {
-            code.instruction(wide: true, 0x03, reg: HostRegister.second.rawValue, rm: .context(place))
-            return HostMemory(.second, i.displacement)
-        }
-        if isSimple(i), home(i.index) == nil {
-            return HostMemory(.second, index: home(i.base)?.register, i.displacement)
-        }
-        makeAddress(i, .first)
-        code.instruction(wide: true, 0x03, reg: HostRegister.second.rawValue, rm: .register(.first))
+        interpretAside(lookUpPage(size: size, use, aligned: aligned))
+        keepFlags()
         return HostMemory(.second)
     }
 
-    /// As above for `size` bytes at `distance` from a host register that holds a linear address.
-    mutating func access(_ base: HostRegister, _ distance: Int32, size: Int32, _ use: MemoryUse) -> HostMemory {
-        saveFlags()
-        code.address(.second, HostMemory(base, distance))
-        indexEntry()
-        code.address(.first, HostMemory(base, distance + size - 1))
-        compareTag(use, size: size, aligned: false)
-        code.load(.second, tlbEntry(TranslationBuffer.Entry.addendOffset))
-        return HostMemory(.second, index: base, distance)
+    /// As above for 8 bytes at `distance` from a guest register.
+    mutating func accessStack(_ register: UInt8, _ distance: Int32, _ use: MemoryUse) -> HostMemory {
+        if let stackMember { return reach(stackMember, register) }
+        giveUpHostFlags()
+        makeAddress(register, distance)
+        interpretAside(lookUpPage(size: 8, use, aligned: false))
+        keepFlags()
+        return HostMemory(.second)
     }
 
-    /// The second register becomes the offset of the entry for the linear address in it.
-    private mutating func indexEntry() {
+    /// An access of a group, at the register `base`.
+    private mutating func reach(_ member: AccessGroups.Member, _ base: UInt8) -> HostMemory {
+        let place = ContextLayout.groups + member.group * 8
+        if member.isFirst {
+            giveUpHostFlags()
+            makeAddress(base, member.lowest)
+            let missed = lookUpPage(size: member.span, member.use, aligned: false)
+            aside(missed, .tail(count: count - 1))
+            code.store(.second, .context(place))
+        } else {
+            code.load(.second, .context(place))
+        }
+        keepFlags()
+        return HostMemory(.second, member.offset)
+    }
+
+    /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in the second register.
+    mutating func makeAddress(_ register: UInt8, _ displacement: Int32) {
+        switch home(register) {
+        case nil: code.moveImmediate(.second, UInt64(bitPattern: Int64(displacement)))
+        case .register(let host): code.address(.second, HostMemory(host, displacement))
+        case .slot(let place):
+            code.load(.second, .context(place))
+            if displacement != 0 { code.address(.second, HostMemory(.second, displacement)) }
+        }
+    }
+
+    /// The linear address in the second register becomes the host's. Returns the place of a jump for when `size` bytes
+    /// there cannot be reached. Uses the first register.
+    mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
         let entrySize = MemoryLayout<TranslationBuffer.Entry>.stride
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .register(.second))  // SHR
-        code.byte(UInt8(12 - entrySize.trailingZeroBitCount))
-        code.arithmetic(4, wide: false, .register(.second), Int32((set.entryCount - 1) * entrySize))
-    }
-
-    /// Compares the page of the address in the first register: a byte behind it, or the address itself with the bits
-    /// that alignment wants to be 0.
-    private mutating func compareTag(_ use: MemoryUse, size: Int32, aligned: Bool) {
-        code.arithmetic(4, wide: true, .register(.first), aligned ? -4096 | (size - 1) : -4096)
-        let tag =
-            use == .read
-            ? tlbEntry(TranslationBuffer.Entry.readTagOffset) : tlbEntry(TranslationBuffer.Entry.writeTagOffset)
-        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(tag))
-        interpretAside(code.jump(if: HostCondition.notEqual))
-        flagsInHost = false
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        let distance = UInt8(12 - entrySize.trailingZeroBitCount)
+        if routines.hasRotate {
+            code.rotate(.first, .second, right: distance)
+        } else {
+            code.instruction(wide: false, 0x8b, reg: first, rm: .number(second))
+            code.instruction(wide: false, 0xc1, reg: 5, rm: .number(first))  // SHR
+            code.byte(distance)
+        }
+        code.arithmetic(4, wide: false, .number(first), Int32((set.entryCount - 1) * entrySize))
+        let tag = use == .read ? TranslationBuffer.Entry.readTagOffset : TranslationBuffer.Entry.writeTagOffset
+        // The offset in the page, if it is the right one.
+        code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(tag)))
+        let missed: Int
+        if aligned {
+            code.instruction(wide: true, 0xf7, reg: 0, rm: .number(second))  // TEST
+            code.doubleWord(-4096 | (size - 1))
+            missed = code.jump(if: HostCondition.notEqual)
+        } else {
+            code.arithmetic(7, wide: true, .number(second), 4096 - size)
+            missed = code.jump(if: HostCondition.above)
+        }
+        code.instruction(
+            wide: true, 0x03, reg: second, rm: .memory(tlbEntry(TranslationBuffer.Entry.hostOffset)))
+        return missed
     }
 
     private func tlbEntry(_ field: Int) -> HostMemory {
         let first = set.firstEntry * MemoryLayout<TranslationBuffer.Entry>.stride
         let offset = ContextLayout.translations + first + field
-        return HostMemory(.context, index: .second, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
+        return HostMemory(.context, index: .first, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
+    }
+}
+
+// MARK: What may belong to a group
+
+extension BlockTranslator {
+    /// The access through ModRM of `i`, if its address is a register's value and a constant.
+    static func operandAccess(_ i: DecodedInstruction, _ plan: TranslationPlan) -> PlainAccess? {
+        guard i.isMemory, i.index == RegisterIndex.zero, i.base <= RegisterIndex.pageBase,
+            i.segment != SegmentIndex.fs, i.segment != SegmentIndex.gs
+        else { return nil }
+        func plain(_ size: Int32, _ use: MemoryUse, canLead: Bool = true) -> PlainAccess {
+            PlainAccess(base: i.base, displacement: i.displacement, size: size, use: use, canLead: canLead)
+        }
+        switch plan {
+        case .integer:
+            guard let operation = Operation(rawValue: i.operation) else { return nil }
+            switch operation {
+            case .lea, .div, .idiv, .cmpxchg8b: return nil
+            default: return plain(accessSize(operation, i), memoryUse(operation, i))
+            }
+        case .vector:
+            guard let layout = VectorOperands(rawValue: i.shape)?.layout, !layout.isAligned else { return nil }
+            return plain(Int32(layout.memoryBytes), layout.storesToRM ? .write : .read)
+        case .x87:
+            guard let operation = X87Operation(rawValue: i.operation) else { return nil }
+            return plain(x87Size(i), operation.storesToMemory ? .write : .read, canLead: operation != .loadControl)
+        case .flow: return plain(8, .read, canLead: false)
+        case .nothing, .string, .helper, .system, .systemHelper, .leave: return nil
+        }
+    }
+
+    /// The access of `i` to the stack.
+    static func stackAccess(_ i: DecodedInstruction, _ plan: TranslationPlan) -> PlainAccess? {
+        func plain(_ displacement: Int32, _ use: MemoryUse, canLead: Bool = true) -> PlainAccess {
+            PlainAccess(base: RegisterIndex.rsp, displacement: displacement, size: 8, use: use, canLead: canLead)
+        }
+        switch plan {
+        case .integer:
+            switch Operation(rawValue: i.operation) {
+            case .push, .pushf: return plain(-8, .write)
+            case .pop: return plain(0, .read)
+            case .leave: return PlainAccess(base: RegisterIndex.rbp, displacement: 0, size: 8, use: .read)
+            default: return nil
+            }
+        case .flow:
+            switch i.handler {
+            case .call, .callIndirect: return plain(-8, .write, canLead: false)
+            case .ret: return plain(0, .read, canLead: false)
+            default: return nil
+            }
+        default: return nil
+        }
     }
 }
 

@@ -11,7 +11,7 @@ extension BlockTranslator {
             code.load(.first, memory)
             code.store(.first, .context(ContextLayout.temporary))
         }
-        let top = access(stackPointer, -8, size: 8, .write)
+        let top = accessStack(RegisterIndex.rsp, -8, .write)
         if i.isMemory {
             code.load(.first, .context(ContextLayout.temporary))
             code.store(.first, top)
@@ -25,7 +25,7 @@ extension BlockTranslator {
     }
 
     mutating func pop(_ i: DecodedInstruction) {
-        let top = access(stackPointer, 0, size: 8, .read)
+        let top = accessStack(RegisterIndex.rsp, 0, .read)
         let host = HostRegister(rawValue: begin(i.rm, .first, reads: false)) ?? .first
         if host == stackPointer {
             code.load(host, top)
@@ -37,7 +37,7 @@ extension BlockTranslator {
     }
 
     mutating func leaveFrame() {
-        let top = access(framePointer, 0, size: 8, .read)
+        let top = accessStack(RegisterIndex.rbp, 0, .read)
         code.load(.first, top)
         code.address(stackPointer, HostMemory(framePointer, 8))
         code.move(framePointer, .first)
@@ -52,7 +52,7 @@ extension BlockTranslator {
             let memory = access(i, size: Int32(i.operandSize), .read)
             code.instruction(wide: wide, 0x8b, reg: HostRegister.first.rawValue, rm: .memory(memory))
         } else {
-            saveFlags()
+            giveUpHostFlags()
             code.instruction(wide: wide, 0x8b, reg: HostRegister.first.rawValue, rm: source(i.rm))
         }
         let first = HostRegister.first.rawValue

@@ -32,7 +32,7 @@ extension BlockTranslator {
         case .stac: suspendProtection(true)
         default: suspendProtection(false)
         }
-        flagsInHost = false
+        flags.inHost = false
         edge(i.nextPageOffset, count: count)
     }
 
@@ -51,13 +51,17 @@ extension BlockTranslator {
         code.instruction(wide: false, 0xc6, reg: 0, rm: inCore(routines.core.accessSet))
         code.byte(set.tag)
         let bit = ContextLayout.suspensionInSalt
-        code.instruction(wide: false, 0x80, reg: isSuspended ? 1 : 4, rm: .context(ContextLayout.salt))  // OR, AND
-        code.byte(isSuspended ? bit : ~bit)
+        for salt in [ContextLayout.salt, ContextLayout.farSalt] {
+            code.instruction(wide: false, 0x80, reg: isSuspended ? 1 : 4, rm: .context(salt))  // OR, AND
+            code.byte(isSuspended ? bit : ~bit)
+        }
     }
 
     /// PUSHF of 64 bits.
     mutating func pushFlags() {
-        let top = access(stackPointer, -8, size: 8, .write)
+        saveFlags()
+        flags.inHost = false
+        let top = accessStack(RegisterIndex.rsp, -8, .write)
         let (first, rax) = (HostRegister.first.rawValue, HostRegister.rax.rawValue)
         code.store(.rax, .context(ContextLayout.temporary))
         code.instruction(wide: false, .map0F, 0xb7, reg: rax, rm: .context(ContextLayout.flags))  // MOVZX

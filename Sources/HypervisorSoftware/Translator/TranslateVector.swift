@@ -22,16 +22,15 @@ extension BlockTranslator {
                 i, size: Int32(layout.memoryBytes), layout.storesToRM ? .write : .read, aligned: layout.isAligned)
             encode(encoding, i, .memory(memory))
         } else if isGeneral, layout.storesToRM {
+            keepFlags()
             let host = begin(i.rm, .first, reads: false)
             encode(encoding, i, .number(host))
             end(i.rm, .first)
         } else {
+            keepFlags()
             encode(encoding, i, isGeneral ? source(i.rm) : .number(i.rm & (layout.rm == .mm ? 7 : 15)))
         }
-        if writesFlags {
-            flagsInHost = true
-            flagsInContext = false
-        }
+        if writesFlags { flags = FlagState(inHost: true, inContext: false) }
     }
 
     private mutating func encode(_ encoding: VectorEncoding, _ i: DecodedInstruction, _ rm: HostOperand) {
@@ -59,11 +58,10 @@ extension BlockTranslator {
 
     /// Calls `routine` if the byte `loaded` of the context is 0; the interpreter runs the instruction if `allowed` is, too.
     mutating func load(_ loaded: Int, allowed: Int, _ routine: Int) {
-        saveFlags()
+        giveUpHostFlags()
         code.instruction(wide: false, 0x80, reg: 7, rm: .context(loaded))  // CMP
         code.byte(0)
         let place = code.jump(if: HostCondition.equal)
-        flagsInHost = false
         aside(place, .load(allowed: allowed, routine: routine, resume: code.position, count: count))
     }
 }

@@ -12,8 +12,7 @@ extension BlockTranslator {
         let opcode = 0xd8 | UInt8(truncatingIfNeeded: i.immediate >> 8 & 7)
         let modRM = UInt8(truncatingIfNeeded: i.immediate)
         if i.isMemory {
-            let size = Int32(X87Form.lookup(opcode: opcode, modRM: modRM)?.memory.size ?? 0)
-            let memory = access(i, size: size, operation.storesToMemory ? .write : .read)
+            let memory = access(i, size: Self.x87Size(i), operation.storesToMemory ? .write : .read)
             if operation == .loadControl { return loadControl(memory) }
             code.instruction(wide: false, opcode, reg: modRM >> 3 & 7, rm: .memory(memory))
             if operation.isRecorded {
@@ -21,20 +20,27 @@ extension BlockTranslator {
                 code.store(.first, .context(ContextLayout.x87Data))
             }
         } else {
+            keepFlags()
             if operation.readsFlags { restoreFlags() }
             code.byte(opcode)
             code.byte(modRM)
             if operation.usesFlags, !operation.readsFlags {
-                flagsInHost = true
-                flagsInContext = false
+                flags = FlagState(inHost: true, inContext: false)
             }
         }
         if operation.isRecorded { record(i, next: next) }
     }
 
+    /// Bytes of the memory operand.
+    static func x87Size(_ i: DecodedInstruction) -> Int32 {
+        let opcode = 0xd8 | UInt8(truncatingIfNeeded: i.immediate >> 8 & 7)
+        return Int32(X87Form.lookup(opcode: opcode, modRM: UInt8(truncatingIfNeeded: i.immediate))?.memory.size ?? 0)
+    }
+
     /// FLDCW: the interpreter takes a control word that does not mask all exceptions.
     private mutating func loadControl(_ memory: HostMemory) {
         leaveInstead(charging: true)
+        giveUpHostFlags()
         let masks = Int32(X87Status.exceptions.rawValue)
         let first = HostRegister.first.rawValue
         code.instruction(wide: false, .map0F, 0xb7, reg: first, rm: .memory(memory))  // MOVZX
@@ -83,7 +89,7 @@ extension DecodedInstruction {
 }
 
 extension X87Operation {
-    fileprivate var storesToMemory: Bool {
+    var storesToMemory: Bool {
         switch self {
         case .storeReal32, .storePopReal32, .storeReal64, .storePopReal64, .storePopReal80, .storeInteger16,
             .storePopInteger16, .storeInteger32, .storePopInteger32, .storePopInteger64, .storeTruncated16,

@@ -4,7 +4,7 @@
 /// What becomes of an instruction.
 enum TranslationPlan: UInt8 {
     /// Host code of its own.
-    case integer, vector, x87
+    case integer, vector, x87, string
     /// Nothing: NOP and fences.
     case nothing
     /// The interpreter runs it, called from the translated code, which then goes on.
@@ -73,10 +73,18 @@ enum TranslationPlan: UInt8 {
         case .leave: return size == 8 ? .integer : .helper
         case .nop, .pause: return .nothing
         case .fence: return i.isMemory ? .helper : .nothing
+        case .movs, .cmps, .stos, .lods, .scas: return isPlainString(i) ? .string : .helper
         // They change what vector instructions may do.
         case .fxrstor, .ldmxcsr: return .leave
         default: return .helper
         }
+    }
+
+    /// Whether a string instruction has 64-bit addresses and no segment base. Repeated LODS is of no use to anybody.
+    private static func isPlainString(_ i: DecodedInstruction) -> Bool {
+        i.traits.isDisjoint(with: [.legacyAddress, .address16, .address32]) && i.segment != SegmentIndex.fs
+            && i.segment != SegmentIndex.gs
+            && (Operation(rawValue: i.operation) != .lods || i.traits.isDisjoint(with: [.rep, .repne]))
     }
 
     /// AH to BH exist only in instructions without a REX prefix, which the host's other registers ask for.
@@ -125,7 +133,7 @@ enum TranslationPlan: UInt8 {
     func canStop(_ i: DecodedInstruction) -> Bool {
         switch self {
         case .nothing: return false
-        case .helper, .system, .systemHelper, .leave, .flow, .vector, .x87: return true
+        case .helper, .system, .systemHelper, .leave, .flow, .vector, .x87, .string: return true
         case .integer:
             switch Operation(rawValue: i.operation) {
             case .push, .pop, .pushf, .leave, .div, .idiv: return true
@@ -140,6 +148,7 @@ enum TranslationPlan: UInt8 {
         switch self {
         case .integer: Operation(rawValue: i.operation).map { FlagUse.integer($0, i) } ?? .none
         case .vector: VectorOperation(rawValue: i.operation).map { FlagUse.vector($0) } ?? .none
+        case .string: .string(i)
         // All flags are seen there anyway.
         case .nothing, .helper, .system, .systemHelper, .leave, .flow, .x87: .none
         }

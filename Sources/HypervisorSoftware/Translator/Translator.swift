@@ -14,6 +14,8 @@
         /// For a check: system instructions are the interpreter's.
         private let leavesSystem: Bool
         private(set) var used: Int
+        /// How often control came to code that had become invalid: what led there must look its target up again.
+        private(set) var detours: UInt64 = 0
         /// How many far targets of each context are in use.
         private var farTargets = 0
         private(set) var counts = TranslatorCounts()
@@ -33,7 +35,7 @@
             self.leavesSystem = leavesSystem
             // SAFETY: the assembler stays below the buffer's size.
             var code = unsafe Assembler(buffer.writable, from: 0, limit: CodeBuffer.size)
-            routines = SharedRoutines(&code, core)
+            routines = SharedRoutines(&code, core, hasRotate: chost_has_bmi2() != 0)
             used = routines.end
         }
 
@@ -43,10 +45,14 @@
         var hasRoom: Bool { used + Self.largestBlock <= CodeBuffer.size }
 
         /// Translates `count` instructions from `slot`. Returns where the code is, or 0 if it has not worked out.
-        func translate(_ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache) -> Int {
+        /// - Parameter isPlain: each access by itself.
+        func translate(
+            _ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache, isPlain: Bool = false
+        ) -> Int {
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
-            var block = BlockTranslator(code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem)
+            var block = BlockTranslator(
+                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, isPlain: isPlain)
             // SAFETY: the slots of a block and its closing slot.
             let entry = block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
             guard !block.code.overflowed else { return 0 }
@@ -64,6 +70,21 @@
             counts.links += 1
         }
 
+        /// Translates the rest of a block from `slot` on without groups, and makes a jump in the block lead there. The code
+        /// is the block's: nothing else leads to it.
+        func translateTail(_ slot: UInt32, _ site: Int, _ set: AccessSet, _ blocks: BlockCache) {
+            // SAFETY: a block's slots, up to the closing one.
+            let end = (0...BlockTranslator.longest).first {
+                unsafe blocks.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
+            }
+            guard hasRoom, let count = end, count > 0 else { return }
+            let tail = translate(slot, count: count, set, blocks, isPlain: true)
+            guard tail != 0 else { return }
+            let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
+            assembler.link(site, to: tail)
+            counts.tails += 1
+        }
+
         /// The block whose code is at `code` is no longer what the guest has: whoever comes there leaves.
         func invalidate(_ code: Int) {
             var assembler = unsafe Assembler(buffer.writable, from: code, limit: CodeBuffer.size)
@@ -73,6 +94,9 @@
             // The jumps that led to it find what comes in its place.
             for link in incoming.removeValue(forKey: code) ?? [] { assembler.link(link.site, to: link.unlinked) }
         }
+
+        /// Control came to invalid code.
+        func noteDetour() { detours += 1 }
 
         /// Forgets all code.
         func empty() {
@@ -113,6 +137,7 @@
 struct TranslatorCounts {
     var translations: UInt64 = 0
     var links: UInt64 = 0
+    var tails: UInt64 = 0
 }
 
 /// What a processor did, for `--stats`.

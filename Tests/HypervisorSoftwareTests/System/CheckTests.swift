@@ -22,15 +22,18 @@
     }
 
     struct CheckTests {
-        /// Changes the first place in the translator's code that has `old`.
+        /// Changes every place in the translator's code that has `old`.
         private func corrupt(_ machine: SupervisorMachine, _ old: [UInt8], _ new: [UInt8]) throws {
             let candidate = machine.core.code.translator
             let translator = try #require(candidate)
             let code = translator.bytes(at: 0, count: translator.used)
-            let place = try #require((0..<code.count - old.count).first { Array(code[$0..<$0 + old.count]) == old })
-            for (offset, byte) in new.enumerated() {
-                // SAFETY: below the end of the code.
-                unsafe translator.buffer.writable[place + offset] = byte
+            let places = (0..<code.count - old.count).filter { Array(code[$0..<$0 + old.count]) == old }
+            try #require(!places.isEmpty)
+            for place in places {
+                for (offset, byte) in new.enumerated() {
+                    // SAFETY: below the end of the code.
+                    unsafe translator.buffer.writable[place + offset] = byte
+                }
             }
         }
 

@@ -79,8 +79,22 @@ struct FarTargetTests {
         run(machine, expecting: 10 * 17)
     }
 
+    @Test func `a call whose target was changed finds it without leaving translated code each time`() throws {
+        let machine = try machine(.translate, amounts: [1])
+        try machine.map(0, to: 0, SupervisorMachine.present)
+        // CALL the playground; DEC ECX; JNZ to the call; HLT
+        try machine.write([0xe8, 0xfb, 0xff, 0x1e, 0, 0xff, 0xc9, 0x75, 0xf7, 0xf4])
+        machine.core.general[1] = 200
+        run(machine, expecting: 200)
+        try machine.write([0x83, 0xc0, 2], at: SupervisorMachine.data)
+        let before = machine.core.counts.dispatches
+        machine.core.general[1] = 200
+        run(machine, expecting: 600)
+        #expect(machine.core.counts.dispatches - before < 20)
+    }
+
     @Test(arguments: SoftwareEngine.allCases)
-    func `calls go on when the numbers of what is known of targets begin again`(engine: SoftwareEngine) throws {
+    func `calls go on when the numbers of changes begin again`(engine: SoftwareEngine) throws {
         let machine = try machine(engine, amounts: [1])
         try machine.map(0, to: 0, SupervisorMachine.present)
         // CALL the playground; DEC ECX; JNZ to the call; HLT
@@ -88,7 +102,7 @@ struct FarTargetTests {
         for round in 1...3 as ClosedRange<UInt64> {
             machine.core.general[1] = 5
             run(machine, expecting: round * 5)
-            machine.core.jumpEpochs[1] = round
+            machine.core.farEpochs[1] = round
         }
     }
 }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which general registers instructions change, for what translated code knows about them.
+
+/// General registers that instructions change, a bit for each.
+enum RegisterUse {
+    static let all: UInt16 = .max
+
+    private static func bit(_ register: UInt8) -> UInt16 {
+        1 << UInt16(register & RegisterIndex.highByte != 0 ? register & 3 : register & 15)
+    }
+
+    /// What `i`, which is translated by `plan`, may change.
+    static func written(_ i: DecodedInstruction, _ plan: TranslationPlan) -> UInt16 {
+        switch plan {
+        case .nothing: 0
+        case .integer: integer(i)
+        case .vector: vector(i)
+        case .x87: i.isMemory ? 0 : bit(RegisterIndex.rax)  // FNSTSW AX
+        case .flow: i.handler.isConditionalJump ? 0 : bit(RegisterIndex.rsp)
+        case .string:
+            bit(RegisterIndex.rsi) | bit(RegisterIndex.rdi) | bit(RegisterIndex.rcx) | bit(RegisterIndex.rax)
+        case .helper, .system, .systemHelper, .leave: all
+        }
+    }
+
+    private static func integer(_ i: DecodedInstruction) -> UInt16 {
+        let modified = i.isMemory ? 0 : bit(i.rm)
+        switch Operation(rawValue: i.operation) {
+        case .cmp, .test, .bt, .stc, .clc, .cmc, .sahf: return 0
+        case .mov, .add, .or, .adc, .sbb, .and, .sub, .xor:
+            return i.shape == Form.regRM.rawValue ? bit(i.reg) : modified
+        case .lea, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .imul2, .imul3, .bsf, .bsr, .popcnt, .crc32:
+            return bit(i.reg)
+        case .setcc, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar, .shld, .shrd, .inc, .dec, .not, .neg, .bswap, .bts,
+            .btr, .btc:
+            return modified
+        case .xchg, .xadd: return modified | bit(i.reg)
+        case .cmpxchg: return modified | bit(RegisterIndex.rax)
+        case .mul, .imul, .div, .idiv, .cwd, .cmpxchg8b: return bit(RegisterIndex.rax) | bit(RegisterIndex.rdx)
+        case .cbw, .lahf: return bit(RegisterIndex.rax)
+        case .push, .pushf: return bit(RegisterIndex.rsp)
+        case .pop: return bit(RegisterIndex.rsp) | bit(i.rm)
+        case .leave: return bit(RegisterIndex.rsp) | bit(RegisterIndex.rbp)
+        default: return all
+        }
+    }
+
+    private static func vector(_ i: DecodedInstruction) -> UInt16 {
+        guard let layout = VectorOperands(rawValue: i.shape)?.layout else { return all }
+        // PCMPESTRI and PCMPISTRI name no register for their result.
+        var written = bit(RegisterIndex.rcx)
+        for (kind, register) in [(layout.reg, i.reg), (layout.rm, i.rm)]
+        where kind == .general32 || kind == .general64 {
+            written |= bit(register)
+        }
+        return written
+    }
+}
