@@ -5,12 +5,11 @@ end-to-end-test.py runs them."""
 import os
 import subprocess
 
-from harness import ROOT, Skip, require, run
+from harness import FAILED, ROOT, Skip, require, run
 
 HOST_SECONDS = 600
 GUEST_SECONDS = 60
 MODULE_TESTS = ROOT / ".build-tests/release/smolvmmPackageTests.xctest"
-FAILED = 1
 # What guest/bare/platform.S says for each errand, its lines joined by spaces.
 EXPECTED = {
     "t": "timer", "d": "deadline", "m": "pic timer", "n": "nmi", "e": "ready received ab", "l": "ready received ab",

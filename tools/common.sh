@@ -121,6 +121,21 @@ prepare_disks() {
     build_tools_disk
 }
 
+# The guest of Debian packages that tests boot, which takes some minutes to make. Where Debian cannot be reached those
+# tests are skipped.
+prepare_guest() {
+    outdated "$cache/guest/root.qcow2" tools/make-guest guest/agent guest/system guest/debian-setup guest/root-init \
+        guest/build-root-initramfs Sources/AgentProtocol || return 0
+    local answer release=http://deb.debian.org/debian/dists/bookworm/InRelease
+    answer=$(mktemp)
+    if /usr/lib/apt/apt-helper download-file "$release" "$answer" >/dev/null 2>&1; then
+        tools/make-guest "$cache/guest" --size 1G
+    else
+        echo "Debian cannot be reached from here: no guest is made of its packages"
+    fi
+    rm -f "$answer"
+}
+
 # The kernel of the emulated KVM host.
 prepare_kvm_host() {
     tools/fetch-kernel generic

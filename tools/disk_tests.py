@@ -9,12 +9,11 @@ import subprocess
 import time
 import zipfile
 
-from harness import CACHE, ROOT, WORK_SECONDS, Shell, Skip, require, run
+from harness import CACHE, FAILED, ROOT, WORK_SECONDS, Shell, Skip, require, run
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30
 DEBIAN_SECONDS = 400
-FAILED = 1
 PROMPT = rb"/ # "
 
 # Writes files one after the other, and notes their hashes; each step is on the disk before the next.

@@ -27,10 +27,8 @@ import cpu_tests
 import disk_tests
 import kvm_tests
 import network_tests
-from harness import INIT, Failure, Process, Skip, add_machine_options, machine_parts, require, run
-
-# The statuses that README.md documents.
-POWERED_OFF, FAILED, PANICKED, USAGE = 0, 1, 3, 64
+from harness import (
+    FAILED, INIT, PANICKED, POWERED_OFF, USAGE, Failure, Process, Skip, add_machine_options, machine_parts, require, run)
 
 BOOT_SECONDS = 120
 RESTORE_SECONDS = 30

@@ -7,6 +7,7 @@ import pathlib
 import pty
 import re
 import shutil
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -17,6 +18,8 @@ CACHE = ROOT / "cache"
 INIT = rb"smolvmm-guest: init"
 ROUNDS = 256
 WORK_SECONDS = 180  # for one command in a guest
+# The statuses that README.md documents.
+POWERED_OFF, FAILED, PANICKED, USAGE = 0, 1, 3, 64
 
 TICK = re.compile(
     rb"^tick (?P<count>\d+) nonce=(?P<nonce>[0-9a-f]{16}) sha=(?P<sha>[0-9a-f]{64}) time=(?P<time>\d+\.\d{3})\r*\n",
@@ -245,3 +248,11 @@ def qemu_clock():
         if line.startswith("cpu MHz"):
             return f"tsc_early_khz={int(float(line.split(':')[1]) * 1000)} tsc=reliable"
     raise Failure("/proc/cpuinfo has no cpu MHz, the frequency that QEMU's microvm needs to be told")
+
+
+def beside(title, ours, theirs, unit, less_is_better=True):
+    """Prints the medians of smolvmm's numbers and of QEMU's, how many times better smolvmm's is, and both ranges."""
+    our, their = statistics.median(ours), statistics.median(theirs)
+    ratio = their / our if less_is_better else our / their
+    print(f"  {title:54} smolvmm {our:9.3f} {unit:5}   QEMU {their:9.3f} {unit:5}   {ratio:5.2f} times as good"
+          f"   (smolvmm {min(ours):.3f} to {max(ours):.3f}, QEMU {min(theirs):.3f} to {max(theirs):.3f})")

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 
-from harness import CACHE, Failure, Process, qemu, require, require_file, run
+from harness import CACHE, Failure, Process, beside, qemu, require, require_file, run
 
 DISK_SIZE = 1 << 30
 # What qemu-img bench adds to an offset each time: every request goes to another cluster.
@@ -33,17 +33,14 @@ def drop_caches():
         raise Failure("emptying the host's cache needs root") from None
 
 
-def compare(title, ours, theirs, runs, unit="s", better="less", before=lambda: None):
+def compare(title, ours, theirs, runs, unit="s", before=lambda: None):
     """Runs both sides in turn; prints medians and how many times better ours is."""
     values = ([], [])
     for _ in range(runs):
         for side, measure in enumerate((ours, theirs)):
             before()
             values[side].append(measure())
-    our, their = map(statistics.median, values)
-    ratio = their / our if better == "less" else our / their
-    print(f"  {title:46} smolvmm {our:9.3f} {unit}   QEMU {their:9.3f} {unit}   {ratio:5.2f} times as fast"
-          f"   (smolvmm {min(values[0]):.3f} to {max(values[0]):.3f}, QEMU {min(values[1]):.3f} to {max(values[1]):.3f})")
+    beside(title, *values, unit)
 
 
 def measure_images(setup):
@@ -160,9 +157,7 @@ def measure_guest(setup):
                     for case, (direction, unit, options) in FIO_CASES.items():
                         values[case][side].append(fio(machine, options)[direction][unit])
         for case, (_, unit, _) in FIO_CASES.items():
-            our, their = map(statistics.median, values[case])
-            print(f"  {case:46} smolvmm {our:9.0f} {'/s   ' if unit == 'iops' else 'KiB/s'}   QEMU {their:9.0f}   "
-                  f"{our / their:5.2f} times")
+            beside(case, *values[case], "/s" if unit == "iops" else "KiB/s", less_is_better=False)
 
 
 def measure_pause(setup):

@@ -6,7 +6,7 @@ import shutil
 import statistics
 import subprocess
 
-from harness import ROOT, Failure, require, run
+from harness import ROOT, Failure, beside, require, run
 
 HOST_SECONDS = 1800
 LINE = re.compile(r"^(boot|restore|port|memory|own|all) (smolvmm|qemu) (\d+)$", re.MULTILINE)
@@ -38,15 +38,12 @@ def measure_kvm(setup):
     for measurement, side, value in LINE.findall(output):
         values.setdefault((measurement, side), []).append(int(value))
     for measurement, (title, unit, scale) in TITLES.items():
-        medians = {}
-        for side in ("smolvmm", "qemu"):
-            numbers = sorted(value / scale for value in values.get((measurement, side), []))
-            if numbers:
-                medians[side] = statistics.median(numbers)
-                print(f"  {title:50} {side:8} median {medians[side]:9.2f} {unit}   "
-                      f"from {numbers[0]:.2f} to {numbers[-1]:.2f}   ({len(numbers)} runs)")
-        if len(medians) == 2:
-            print(f"  {title:50} QEMU's is {medians['qemu'] / medians['smolvmm']:.2f} times that")
+        ours, theirs = (
+            [value / scale for value in values.get((measurement, side), [])] for side in ("smolvmm", "qemu"))
+        if ours and theirs:
+            beside(title, ours, theirs, unit)
+        elif ours:
+            print(f"  {title:54} smolvmm {statistics.median(ours):9.2f} {unit:5} ({min(ours):.2f} to {max(ours):.2f})")
     failures = [line for line in output.splitlines() if line.startswith("failed ")]
     if failures:
         raise Failure("\n  ".join(failures))

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from typing import NamedTuple
 
-from harness import CACHE, Failure, Process, Shell, qemu, require, require_file, run
+from harness import CACHE, Failure, Process, Shell, beside, qemu, require, require_file, run
 from network_tests import GATEWAY, MIB, PROMPT, Server, free_port
 
 BOOT_SECONDS = 300
@@ -101,9 +101,7 @@ def compare(setup, attachment):
                         values[case][side].append(measure(guest, attachment, server.port))
     print(f"  {attachment.title}:")
     for case, (_, unit, less_is_better) in CASES.items():
-        our, their = map(statistics.median, values[case])
-        ratio = their / our if less_is_better else our / their
-        print(f"    {case:42} smolvmm {our:9.2f} {unit:5}   QEMU {their:9.2f} {unit:5}   {ratio:5.2f} times as good")
+        beside(case, *values[case], unit, less_is_better)
 
 
 def alone(body):

@@ -17,12 +17,11 @@ import time
 import urllib.request
 
 from disk_tests import Shell, name_of, snapshot
-from harness import CACHE, INIT, ROOT, Failure, Process, Skip, require, run
+from harness import CACHE, FAILED, INIT, ROOT, USAGE, Failure, Process, Skip, require, run
 
 BOOT_SECONDS = 180
 RESTORE_SECONDS = 30
 WORK_SECONDS = 180
-FAILED, USAGE = 1, 64
 PROMPT = rb"/ # "
 GATEWAY = "10.0.2.2"
 MIB = 1 << 20

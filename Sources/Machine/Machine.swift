@@ -147,8 +147,8 @@ public final class Machine {
         return machine
     }
 
-    /// Gives the host what unpacking a kernel took, which the C library would keep.
-    private static func returnUnusedMemory() {
+    /// Gives the host what unpacking a kernel or writing a bundle took, which the C library would keep.
+    static func returnUnusedMemory() {
         #if os(Linux)
             chost_return_memory()
         #endif

@@ -46,16 +46,8 @@ extension Accelerator: ExpressibleByArgument {}
 
 /// What `boot` and `restore` have in common about processors.
 struct AccelerationArguments: ParsableArguments {
-    /// What was asked for; for `auto`, what this host was found to be good for since it was started.
-    var chosen: BackendOptions { BackendOptions(accelerator: accelerator, engine: cpuEngine) }
-
-    private var accelerator: Accelerator {
-        guard accel == .auto else { return accel }
-        guard let folder = try? RuntimeFolder.own() else { return Accelerator.measured() }
-        if let known = folder.knownAccelerator { return known }
-        let measured = Accelerator.measured()
-        folder.remember(measured)
-        return measured
+    var chosen: BackendOptions {
+        BackendOptions(accelerator: accel == .auto ? RuntimeFolder.measuredAccelerator() : accel, engine: cpuEngine)
     }
 
     @Option(

@@ -63,6 +63,7 @@ enum EntryPoint {
         // Whoever reads our output may go away: writes tell us so.
         _ = signal(SIGPIPE, SIG_IGN)
         do {
+            if let plain = PlainCommandLine(CommandLine.arguments.dropFirst()) { return try plain.run() }
             var command = try Smolvmm.parseAsRoot()
             try command.run()
         } catch {

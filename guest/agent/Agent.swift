@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// smolvmm's agent in the guest: serves the host's conversations on a vsock port, each in a process of its own. As process 1
-// it is the guest's init as well.
+// smolvmm's agent in the guest: serves the host's conversations on a vsock port, each by a worker. As process 1 it is the
+// guest's init as well.
 
 import CLibc
 
@@ -10,6 +10,8 @@ struct Agent {
     /// Milliseconds between looks for the vsock driver, which somebody else may load.
     private static let retry: UInt32 = 200
     private static let longRetryAfter = 50
+    /// Milliseconds that pass without a conversation before there is a new worker on standby.
+    private static let lull: Int32 = 20
 
     static func main() {
         ignore_broken_pipes()
@@ -19,20 +21,31 @@ struct Agent {
         Freezer.settle()
         let children = child_signals()
         var script = isInit ? Boot.start() : nil
+        var standby: Worker?
         while true {
             var waiting = [
                 pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
                 pollfd(fd: children, events: Int16(POLLIN), revents: 0),
             ]
             // SAFETY: two descriptors, as the count says.
-            _ = unsafe poll(&waiting, 2, -1)
+            var hasTime = unsafe poll(&waiting, 2, standby == nil ? lull : -1) == 0
             if waiting[1].revents != 0 {
                 drain_signals(children)
                 while let ended = collect() {
                     if ended == script { script = nil }
+                    if let worker = standby, worker.process == ended {
+                        worker.release()
+                        standby = nil
+                    }
+                    hasTime = true
                 }
             }
-            if waiting[0].revents != 0 { serve(listener, isReady: script == nil) }
+            if waiting[0].revents != 0 {
+                serve(listener, standby, isReady: script == nil)
+                standby = nil
+            } else if hasTime, standby == nil {
+                standby = Worker.start(without: listener)
+            }
         }
     }
 
@@ -54,14 +67,15 @@ struct Agent {
         return ended > 0 ? ended : nil
     }
 
-    private static func serve(_ listener: Int32, isReady: Bool) {
+    /// Gives the next conversation to `standby`, or to a new worker if it has gone.
+    private static func serve(_ listener: Int32, _ standby: Worker?, isReady: Bool) {
         let connection = accept_stream(listener)
-        guard connection >= 0 else { return }
-        if fork() == 0 {
-            Kernel.close(listener)
-            Session(connection).run(isReady: isReady)
-            _exit(0)
+        if connection >= 0, standby?.take(connection, isReady: isReady) != true {
+            let worker = Worker.start(without: listener)
+            _ = worker?.take(connection, isReady: isReady)
+            worker?.release()
         }
-        Kernel.close(connection)
+        standby?.release()
+        if connection >= 0 { Kernel.close(connection) }
     }
 }

@@ -40,18 +40,20 @@ enum Boot {
 
     /// A program on the console, in a session of its own that the console controls.
     private static func spawn(_ arguments: [[UInt8]]) -> pid_t? {
-        let process = Freezer.forkCommand()
-        guard process == 0 else { return process > 0 ? process : nil }
-        restore_signals()
-        _ = setsid()
-        // What the kernel opened for init cannot control a session; the device behind it can.
-        _ = take_terminal(STDIN_FILENO)
-        CommandStart.become(arguments, CommandStart.standardEnvironment + [[UInt8]("HOME=/"), [UInt8]("TERM=vt100")])
-        var line = Line("smolvmm-agent: cannot start ")
-        line.add(arguments[0])
-        line.add(": error ")
-        line.add(Int(last_error()))
-        line.write()
-        _exit(127)
+        let process = Freezer.spawn {
+            restore_signals()
+            _ = setsid()
+            // What the kernel opened for init cannot control a session; the device behind it can.
+            _ = take_terminal(STDIN_FILENO)
+            let environment = CommandStart.standardEnvironment + [[UInt8]("HOME=/"), [UInt8]("TERM=vt100")]
+            CommandStart.become(arguments, environment)
+            var line = Line("smolvmm-agent: cannot start ")
+            line.add(arguments[0])
+            line.add(": error ")
+            line.add(Int(last_error()))
+            line.write()
+            _exit(127)
+        }
+        return process > 0 ? process : nil
     }
 }

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Starting a command: its user, folder, environment and terminal, between fork(2) and execve(2).
+// Starting a command: its user, folder, environment and terminal, between clone(2) and execve(2).
 
 import CLibc
 
 /// What a child of the agent does to become a command.
 struct CommandStart {
     /// What could not be done.
-    enum Step: UInt8 {
-        case user = 1
-        case folder = 2
-        case terminal = 3
-        case program = 4
+    enum Step {
+        case user, folder, terminal, program
     }
 
     static let standardEnvironment = [
@@ -64,10 +61,10 @@ struct CommandStart {
         return value
     }
 
-    /// In the child: becomes the command. When that fails, `report` gets the step and the error number.
+    /// In the child: becomes the command. When that fails, `report` says why.
     /// - Parameters:
     ///   - descriptors: standard input, output and error; nil for a terminal at `terminalPath`.
-    func run(descriptors: (Int32, Int32, Int32)?, terminalPath: [CChar], report: Int32) -> Never {
+    func run(descriptors: (Int32, Int32, Int32)?, terminalPath: [CChar], report: StartReport) -> Never {
         restore_signals()
         _ = setsid()
         if let descriptors {
@@ -113,9 +110,8 @@ struct CommandStart {
         return result
     }
 
-    private func fail(_ step: Step, _ report: Int32) -> Never {
-        let message = [step.rawValue, UInt8(truncatingIfNeeded: last_error())]
-        _ = Kernel.write(message, to: report)
+    private func fail(_ step: Step, _ report: StartReport) -> Never {
+        report.failure = (step, last_error())
         _exit(127)
     }
 
@@ -127,7 +123,7 @@ struct CommandStart {
         unsafe become_program(first, second)
     }
 
-    /// A list for execve(2), never freed: the process becomes another, or ends.
+    /// A list for execve(2), never freed: the process becomes another, or ends, and so does the one whose memory it has.
     private static func cList(_ texts: [[UInt8]]) -> [UnsafeMutablePointer<CChar>?] {
         var list = unsafe texts.map { text in unsafe withText(text) { unsafe strdup($0) } }
         unsafe list.append(nil)
@@ -145,4 +141,9 @@ struct CommandStart {
     static func withText<Value>(_ text: [UInt8], _ body: (UnsafePointer<CChar>) -> Value) -> Value {
         unsafe TreeName.with(text) { unsafe body($0) }
     }
+}
+
+/// Where a child that has its parent's memory leaves why it did not become the command.
+final class StartReport {
+    var failure: (step: CommandStart.Step, error: Int32)?
 }

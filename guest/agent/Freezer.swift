@@ -12,7 +12,7 @@ enum Freezer {
     private static let patience = 2000
 
     /// The agent's own group, without the root's path; nil without control groups of version 2.
-    private static func ownGroup() -> [UInt8]? {
+    private static let ownGroup: [UInt8]? = {
         let list = Kernel.contents(of: "/proc/self/cgroup")
         let start = [UInt8]("0::")
         let line = list.split(separator: UInt8(ascii: "\n")).first { $0.starts(with: start) }
@@ -20,27 +20,44 @@ enum Freezer {
         var path = Array(line.dropFirst(start.count))
         if path == [UInt8(ascii: "/")] { path = [] }
         return path
-    }
+    }()
+    private static let commandsGroup = ownGroup.map { root + $0 + commands }
+    /// The folder of the group for commands; -1 when there is none.
+    private static let commandsFolder: Int32 = {
+        guard let commandsGroup else { return -1 }
+        return unsafe CommandStart.withText(commandsGroup) { unsafe open_any($0, O_RDONLY | O_DIRECTORY) }
+    }()
+    /// 1 while groups are frozen, for all of the agent's processes: asking the groups takes longer.
+    private static var isFrozen: UnsafeMutablePointer<UInt8>? { unsafe shared_byte() }
 
-    /// Makes the group for commands below the agent's own.
+    /// Makes the group for commands below the agent's own. What an agent before this one has left frozen goes on.
     static func settle() {
-        guard let own = ownGroup() else { return }
-        unsafe CommandStart.withText(root + own + commands) { unsafe _ = mkdir($0, 0o755) }
+        unsafe _ = isFrozen
+        guard let group = commandsGroup else { return }
+        unsafe CommandStart.withText(group) { unsafe _ = mkdir($0, 0o755) }
+        if Kernel.contents(ofFile: group + [UInt8]("/cgroup.freeze")).first == UInt8(ascii: "1") { thaw() }
+        _ = commandsFolder
     }
 
-    /// As fork(2), with the child, a command to be, among those that can be held. It begins there: moving a process takes
-    /// the kernel a grace period, some 20 ms.
-    static func forkCommand() -> pid_t {
-        guard let own = ownGroup() else { return fork() }
-        let group = root + own + commands
-        let folder = unsafe CommandStart.withText(group) { unsafe open_any($0, O_RDONLY | O_DIRECTORY) }
-        defer { if folder >= 0 { Kernel.close(folder) } }
-        let process = folder >= 0 ? fork_into(folder) : -1
+    /// Runs `child`, a command to be, in a new process among those that can be held, with this process's memory; returns
+    /// when it has become the command or has ended. It begins in its group: moving a process takes the kernel a grace
+    /// period, some 20 ms.
+    static func spawn(_ child: @escaping () -> Never) -> pid_t {
+        guard commandsFolder >= 0 else { return spawn(-1, child) }
+        let process = spawn(commandsFolder, child)
         if process >= 0 { return process }
-        // Kernels before 5.7.
-        let moving = fork()
-        if moving == 0 { _ = write([UInt8(ascii: "0")], group + [UInt8]("/cgroup.procs")) }
-        return moving
+        return spawn(-1) {
+            if let group = commandsGroup { _ = write([UInt8(ascii: "0")], group + [UInt8]("/cgroup.procs")) }
+            child()
+        }
+    }
+
+    private static func spawn(_ group: Int32, _ child: @escaping () -> Never) -> pid_t {
+        var child = child
+        // SAFETY: the closure outlives the call, during which the new process ends or becomes another program.
+        return unsafe withUnsafeMutablePointer(to: &child) { pointer in
+            unsafe spawn_sharing(group, { unsafe $0?.assumingMemoryBound(to: (() -> Never).self).pointee() }, pointer)
+        }
     }
 
     static func freeze() {
@@ -59,15 +76,15 @@ enum Freezer {
 
     /// Thaws when commands would stand.
     static func thawIfFrozen() {
-        guard let own = ownGroup(),
-            Kernel.contents(ofFile: root + own + commands + [UInt8]("/cgroup.freeze")).first == UInt8(ascii: "1")
-        else { return }
-        thaw()
+        // SAFETY: a byte of shared memory that stays.
+        if unsafe isFrozen?.pointee != 0 { thaw() }
     }
 
-    private static func setFrozen(_ isFrozen: Bool) {
+    private static func setFrozen(_ freezes: Bool) {
+        // SAFETY: a byte of shared memory that stays.
+        unsafe isFrozen?.pointee = freezes ? 1 : 0
         for group in others() {
-            _ = write([UInt8(ascii: isFrozen ? "1" : "0")], group + [UInt8]("/cgroup.freeze"))
+            _ = write([UInt8(ascii: freezes ? "1" : "0")], group + [UInt8]("/cgroup.freeze"))
         }
     }
 
@@ -78,7 +95,7 @@ enum Freezer {
 
     /// Groups beside the agent's way from the root, and those below its own.
     private static func others() -> [[UInt8]] {
-        guard let own = ownGroup() else { return [] }
+        guard let own = ownGroup else { return [] }
         var groups: [[UInt8]] = []
         var path = root
         for part in own.split(separator: UInt8(ascii: "/")) {

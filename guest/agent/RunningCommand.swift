@@ -6,6 +6,8 @@ import CLibc
 /// Nothing here waits but `poll`: whatever the command does not take or the host does not read holds up only itself.
 final class RunningCommand {
     private static let outputSize = AgentProtocol.dataSize
+    /// Milliseconds that a command has for its end before its start is told: short ones are told in one piece.
+    private static let shortTime: Int32 = 5
 
     private let stream: FrameStream
     private let command: Execute
@@ -19,32 +21,39 @@ final class RunningCommand {
     /// Input that the command has not taken, and whether more may come.
     private var pending = Outgoing()
     private var inputHasEnded = false
-    /// Frames that the host has not taken.
+    /// Frames that the host has not taken, or is not told yet.
     private var outgoing = Outgoing()
+    private var isHeldBack = true
     private var end: CommandEnd?
     /// The host has gone: the command goes on and nobody hears it.
     private var isAlone = false
-    private var buffer = [UInt8](repeating: 0, count: RunningCommand.outputSize)
+    private var buffer: [UInt8] = []
 
-    init(_ stream: FrameStream, _ command: Execute) {
+    /// - Parameter greeting: what is said first, if it was not yet.
+    init(_ stream: FrameStream, _ command: Execute, greeting: Frame?) {
         self.stream = stream
         self.command = command
+        greeting?.append(to: &outgoing.bytes)
     }
 
     func run() throws(FrameError) {
-        do throws(Failure) { try start() } catch { return try stream.send(error.frame) }
-        try stream.queue(Frame(.started))
-        try stream.flush()
+        do throws(Failure) { try start() } catch { return end(with: error.frame) }
+        Frame(.started).append(to: &outgoing.bytes)
         set_blocking(stream.descriptor, 0)
         // What came together with the request.
         while let frame = try stream.next() { take(frame) }
         while true {
             let isDrained = step()
-            guard let end, isDrained, outgoing.isEmpty || isAlone else { continue }
-            guard !isAlone else { return }
-            set_blocking(stream.descriptor, 1)
-            return try stream.send(end.frame)
+            if let end, isDrained, isAlone || isHeldBack || outgoing.isEmpty { return self.end(with: end.frame) }
         }
+    }
+
+    /// Says the last words, if there is somebody to hear them.
+    private func end(with frame: Frame) {
+        guard !isAlone else { return }
+        set_blocking(stream.descriptor, 1)
+        frame.append(to: &outgoing.bytes)
+        while !outgoing.isEmpty, outgoing.write(to: stream.descriptor) > 0 {}
     }
 
     // MARK: Start
@@ -52,11 +61,9 @@ final class RunningCommand {
     private func start() throws(Failure) {
         let start = try CommandStart(command)
         var path = [CChar](repeating: 0, count: 64)
-        var report: [Int32] = [-1, -1]
         var pipes: [[Int32]] = []
-        // SAFETY: pipe2 writes two descriptors; `path` has the size that is passed.
-        guard unsafe make_pipe(&report) == 0 else { throw refused("a pipe") }
         if let size = command.terminal {
+            // SAFETY: `path` has the size that is passed.
             output = unsafe open_terminal(&path, 64)
             guard output >= 0 else { throw refused("a terminal") }
             set_window(output, size.columns, size.rows)
@@ -64,6 +71,7 @@ final class RunningCommand {
         } else {
             for _ in 0..<3 {
                 var ends: [Int32] = [-1, -1]
+                // SAFETY: pipe2 writes two descriptors.
                 guard unsafe make_pipe(&ends) == 0 else { throw refused("a pipe") }
                 pipes.append(ends)
             }
@@ -71,21 +79,14 @@ final class RunningCommand {
             output = pipes[1][0]
             errorOutput = pipes[2][0]
         }
-        process = Freezer.forkCommand()
+        let report = StartReport()
+        let descriptors = pipes.isEmpty ? nil : (pipes[0][0], pipes[1][1], pipes[2][1])
+        process = Freezer.spawn { start.run(descriptors: descriptors, terminalPath: path, report: report) }
         guard process >= 0 else { throw refused("a process") }
-        if process == 0 {
-            let descriptors = pipes.isEmpty ? nil : (pipes[0][0], pipes[1][1], pipes[2][1])
-            start.run(descriptors: descriptors, terminalPath: path, report: report[1])
-        }
-        Kernel.close(report[1])
         for (index, ends) in pipes.enumerated() { Kernel.close(index == 0 ? ends[0] : ends[1]) }
-        var failure = [UInt8](repeating: 0, count: 2)
-        // SAFETY: reads at most the array's own size. The end of the pipe says that the program runs.
-        let count = unsafe failure.withUnsafeMutableBytes { unsafe read(report[0], $0.baseAddress, $0.count) }
-        Kernel.close(report[0])
-        if count == 2 {
+        if let failure = report.failure {
             _ = waitpid(process, nil, 0)
-            throw explain(failure[0], Int32(failure[1]))
+            throw explain(failure.step, failure.error)
         }
         for descriptor in [input, output, errorOutput] where descriptor >= 0 { set_blocking(descriptor, 0) }
         if !command.hasInput { endInput() }
@@ -95,15 +96,15 @@ final class RunningCommand {
         Failure(.other, [UInt8]("the guest refused ") + [UInt8](what) + [UInt8](": ") + [UInt8](error: last_error()))
     }
 
-    private func explain(_ step: UInt8, _ error: Int32) -> Failure {
+    private func explain(_ step: CommandStart.Step, _ error: Int32) -> Failure {
         func tell(_ reason: Failure.Reason, _ what: StaticString, _ name: [UInt8]) -> Failure {
             Failure(reason, [UInt8](what) + [UInt8](" '") + name + [UInt8]("': ") + [UInt8](error: error))
         }
-        switch CommandStart.Step(rawValue: step) {
+        switch step {
         case .user: return tell(.other, "cannot become the user", command.user)
         case .folder: return tell(.other, "cannot go to the folder", command.folder)
         case .terminal: return tell(.other, "cannot use the terminal for", command.arguments[0])
-        case .program, nil:
+        case .program:
             return tell(error == ENOENT ? .notFound : .notExecutable, "cannot run", command.arguments[0])
         }
     }
@@ -112,27 +113,29 @@ final class RunningCommand {
 
     /// Waits for something and does it. Returns whether all that an ended command has said was taken.
     private func step() -> Bool {
-        let mayRead = outgoing.isEmpty || isAlone
+        let mayRead = outgoing.isEmpty || isHeldBack || isAlone
         var waiting = [
             pollfd(
                 fd: isAlone ? -1 : stream.descriptor,
-                events: Int16(POLLIN) | (outgoing.isEmpty ? 0 : Int16(POLLOUT)), revents: 0),
+                events: Int16(POLLIN) | (outgoing.isEmpty || isHeldBack ? 0 : Int16(POLLOUT)), revents: 0),
             pollfd(fd: children, events: Int16(POLLIN), revents: 0),
             pollfd(fd: mayRead ? output : -1, events: Int16(POLLIN), revents: 0),
             pollfd(fd: mayRead ? errorOutput : -1, events: Int16(POLLIN), revents: 0),
             pollfd(fd: pending.isEmpty ? -1 : input, events: Int16(POLLOUT), revents: 0),
         ]
         // An ended command's last words are there already.
+        let patience = end != nil && mayRead ? 0 : isHeldBack ? Self.shortTime : -1
         // SAFETY: as many descriptors as the count says.
-        _ = unsafe poll(&waiting, 5, end != nil && mayRead ? 0 : -1)
+        let changes = unsafe poll(&waiting, 5, patience)
+        if changes == 0, end == nil { speak() }
         if waiting[1].revents != 0 { noteEnd() }
         if waiting[0].revents & ~Int16(POLLOUT) != 0 { hear() }
         if waiting[0].revents & Int16(POLLOUT) != 0 { speak() }
         if waiting[4].revents != 0 { feed() }
         guard mayRead else { return false }
         var isDrained = true
-        if waiting[2].revents != 0, listen(&output, .output) { isDrained = false }
-        if waiting[3].revents != 0, listen(&errorOutput, .errorOutput) { isDrained = false }
+        if waiting[2].revents != 0, listen(&output, .output, waiting[2].revents) { isDrained = false }
+        if waiting[3].revents != 0, listen(&errorOutput, .errorOutput, waiting[3].revents) { isDrained = false }
         return isDrained && waiting[1].revents == 0
     }
 
@@ -191,6 +194,7 @@ final class RunningCommand {
         var fields = FieldWriter()
         fields.add(UInt32(count))
         Frame(.accepted, fields.bytes).append(to: &outgoing.bytes)
+        isHeldBack = false
     }
 
     private func feed() {
@@ -219,14 +223,21 @@ final class RunningCommand {
         input = -1
     }
 
-    private func speak() { _ = outgoing.write(to: stream.descriptor) }
+    private func speak() {
+        isHeldBack = false
+        _ = outgoing.write(to: stream.descriptor)
+    }
 
     /// What the command says; false when there is nothing now or any more.
-    private func listen(_ descriptor: inout Int32, _ kind: FrameKind) -> Bool {
-        let source = descriptor
-        // SAFETY: reads at most the buffer's own size.
-        let count = unsafe buffer.withUnsafeMutableBytes { unsafe read(source, $0.baseAddress, $0.count) }
-        if count < 0, last_error() == EAGAIN || last_error() == EINTR { return false }
+    private func listen(_ descriptor: inout Int32, _ kind: FrameKind, _ events: Int16) -> Bool {
+        var count = 0
+        if events & Int16(POLLIN) != 0 {
+            if buffer.isEmpty { buffer = [UInt8](repeating: 0, count: Self.outputSize) }
+            let source = descriptor
+            // SAFETY: reads at most the buffer's own size.
+            count = unsafe buffer.withUnsafeMutableBytes { unsafe read(source, $0.baseAddress, $0.count) }
+            if count < 0, last_error() == EAGAIN || last_error() == EINTR { return false }
+        }
         guard count > 0 else {
             // A terminal that nobody has open any more fails to read.
             if command.terminal == nil { Kernel.close(descriptor) }

@@ -8,7 +8,9 @@ struct Session {
     private static let clockTolerance: Int64 = 250_000_000
 
     private let stream: FrameStream
+    private let randomDevice = open_random_device()
 
+    /// A session over `connection`, which need not have begun.
     init(_ connection: Int32) { stream = FrameStream(connection) }
 
     func run(isReady: Bool) {
@@ -21,8 +23,18 @@ struct Session {
             }
             // Before anything else: whatever runs because of this conversation finds its machine's own numbers and time.
             arrive(try Hello(first.payload))
-            try stream.send(Greeting(isReady: isReady).frame)
-            try answer(try stream.receive())
+            let greeting = Greeting(isReady: isReady).frame
+            guard let request = try stream.next() else {
+                try stream.send(greeting)
+                return try answer(try stream.receive())
+            }
+            if request.kind == .execute {
+                // A short command is told of in one piece.
+                try execute(request.payload, greeting)
+            } else {
+                try stream.send(greeting)
+                try answer(request)
+            }
         } catch {
             // The host has gone or broken the rules: there is nobody to tell.
         }
@@ -31,7 +43,7 @@ struct Session {
     private func arrive(_ hello: Hello) {
         if !hello.entropy.isEmpty {
             // SAFETY: `stir` reads at most the array's own count.
-            unsafe hello.entropy.withUnsafeBytes { unsafe _ = stir($0.baseAddress, Int32($0.count)) }
+            unsafe hello.entropy.withUnsafeBytes { unsafe _ = stir(randomDevice, $0.baseAddress, Int32($0.count)) }
         }
         let wanted = Int64(clamping: hello.wallClock)
         guard wanted > 0 else { return }
@@ -41,11 +53,7 @@ struct Session {
 
     private func answer(_ request: Frame) throws(FrameError) {
         switch request.kind {
-        case .execute:
-            // A copy whose processes still stand: its pool and clock are right by now.
-            Freezer.thawIfFrozen()
-            let command = RunningCommand(stream, try Execute(request.payload))
-            try command.run()
+        case .execute: try execute(request.payload, nil)
         case .copyIn: try receive(request.payload)
         case .copyOut: try send(request.payload)
         case .prepare:
@@ -59,6 +67,12 @@ struct Session {
         default:
             try stream.send(Failure(.other, [UInt8]("the agent does not know this request")).frame)
         }
+    }
+
+    private func execute(_ request: [UInt8], _ greeting: Frame?) throws(FrameError) {
+        // A copy whose processes still stand: its pool and clock are right by now.
+        Freezer.thawIfFrozen()
+        try RunningCommand(stream, try Execute(request), greeting: greeting).run()
     }
 
     private func receive(_ path: [UInt8]) throws(FrameError) {

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `smolvmm exec`, and what it shares with `smolvmm run`.
 
-import AgentProtocol
 import ArgumentParser
 import Machine
-
-#if canImport(Glibc)
-    import Glibc
-#else
-    import Darwin
-#endif
 
 /// What a command in the guest is run with.
 struct CommandArguments: ParsableArguments {
@@ -37,40 +30,13 @@ struct CommandArguments: ParsableArguments {
     @Argument(parsing: .postTerminator, help: "The command and its arguments, behind '--'.")
     var command: [String] = []
 
-    func validate() throws {
-        guard let program = command.first, !program.isEmpty else {
-            throw ValidationError("there is no command: write it behind '--', as in '-- uname -a'")
-        }
-        for variable in env where !variable.dropFirst().contains("=") {
-            throw ValidationError("-e \(variable): it must be NAME=VALUE")
-        }
-        let texts = command + env + [user ?? "", workdir ?? ""]
-        guard texts.reduce(0, { $0 + $1.utf8.count + 4 }) < AgentProtocol.largestPayload - 64 else {
-            throw ValidationError("the command and its environment have more than 128 KiB")
-        }
-        if tty, isatty(STDIN_FILENO) != 1 {
-            throw ValidationError("-t needs a terminal, and standard input is none: leave it out")
-        }
+    var guestCommand: GuestCommand {
+        GuestCommand(
+            words: command, isInteractive: interactive, hasTerminal: tty, environment: env, user: user, folder: workdir)
     }
 
-    /// Runs the command over the connection that `connect` makes for its request. Returns its exit status.
-    func run(name: String, connect: (Frame) throws -> AgentConnection) throws -> Int32 {
-        let terminal = tty ? Terminal() : nil
-        defer { terminal?.leave() }
-        let size = terminal?.size
-        let request = Execute(
-            arguments: command.map { Array($0.utf8) }, environment: env.map { Array($0.utf8) },
-            user: Array((user ?? "").utf8), folder: Array((workdir ?? "").utf8), hasInput: interactive,
-            terminal: tty ? WindowSize(columns: size?.columns ?? 80, rows: size?.rows ?? 24) : nil)
-        let connection: AgentConnection
-        do { connection = try connect(request.frame) } catch {
-            terminal?.leave()
-            throw error
-        }
-        // Until here signals end this process; from here on they are the command's.
-        return try RemoteCommand(
-            connection, name: name, hasInput: interactive, terminal: terminal, signals: Signals()
-        ).run()
+    func validate() throws {
+        if let fault = guestCommand.fault { throw ValidationError(fault) }
     }
 }
 
@@ -94,12 +60,14 @@ struct ExecCommand: ParsableCommand {
 
     @OptionGroup var command: CommandArguments
 
-    func run() throws {
+    func run() throws { try Self.run(command.guestCommand, on: name) }
+
+    static func run(_ command: GuestCommand, on name: MachineName) throws {
         let folder = try RuntimeFolder.own()
         let status = try command.run(name: name.text) { request in
             do { return try AgentConnection(name, in: folder, request: request) } catch {
                 tell(error: "\(error)")
-                throw ExitCode(125)
+                throw ExitCode(RemoteCommand.refused)
             }
         }
         if status != 0 { throw ExitCode(status) }

@@ -30,9 +30,16 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The copy's name for the other commands. (default: made from the bundle's)")
     var name: MachineName?
 
+    @OptionGroup var acceleration: AccelerationArguments
+
     @OptionGroup var command: CommandArguments
 
-    func run() throws {
+    func run() throws { try Self.run(command.guestCommand, in: file, name: name, backend: acceleration.chosen) }
+
+    /// - Parameter backend: nil: what this host is good for.
+    static func run(
+        _ command: GuestCommand, in file: String, name: MachineName? = nil, backend: BackendOptions? = nil
+    ) throws {
         let bundle = try BundleReader(path: file)
         let name = name ?? MachineName(from: file, process: getpid())
         let server = try ControlServer(name, in: .own())
@@ -41,15 +48,15 @@ struct RunCommand: ParsableCommand {
         let hasNetwork = bundle.manifest.configuration.network != nil
         let machine = try Machine.restore(
             bundle, name: name.text, network: NetworkChange(publish: hasNetwork ? [] : nil),
-            scratchFolder: HostFile.scratchFolder)
+            scratchFolder: HostFile.scratchFolder,
+            backend: backend ?? BackendOptions(accelerator: RuntimeFolder.measuredAccelerator()))
         try machine.serveSockets(at: server.vsockPath)
         try server.serve(machine.control, as: .init(machine, source: try HostFile.absolute(file)))
         let control = machine.control
         let console = machine.console
-        let command = command
         let result = try Promise<Int32>()
         try HostThread.start {
-            result.deliver(Self.talk(command, name, server.vsockPath))
+            result.deliver(talk(command, name, server.vsockPath))
             control.stop()
         }
         // Nobody sees the console, but it has to be taken: a full one holds the machine.
@@ -70,7 +77,7 @@ struct RunCommand: ParsableCommand {
     }
 
     /// Runs the command; returns its exit status.
-    private static func talk(_ command: CommandArguments, _ name: MachineName, _ path: String) -> Int32 {
+    private static func talk(_ command: GuestCommand, _ name: MachineName, _ path: String) -> Int32 {
         do {
             return try command.run(name: name.text) { request in
                 do throws(AgentAbsence) {

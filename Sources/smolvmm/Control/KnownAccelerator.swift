@@ -10,6 +10,15 @@ import Machine
 #endif
 
 extension RuntimeFolder {
+    /// What this host was found to be good for since it was started.
+    static func measuredAccelerator() -> Accelerator {
+        guard let folder = try? own() else { return Accelerator.measured() }
+        if let known = folder.knownAccelerator { return known }
+        let measured = Accelerator.measured()
+        folder.remember(measured)
+        return measured
+    }
+
     private var acceleratorPath: String { path + "/.accelerator" }
 
     /// What the answer depends on: the host's kernel since it was started, and whether this user may open /dev/kvm.

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -48,6 +49,51 @@ static inline int vsock_stream(unsigned context, unsigned port, int listening) {
 }
 
 static inline int accept_stream(int listener) { return accept4(listener, NULL, NULL, SOCK_CLOEXEC); }
+
+/// Two ends between which descriptors are passed.
+static inline int make_channel(int ends[2]) { return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends); }
+
+/// The part of a message that has a descriptor. Spec: cmsg(3), unix(7), SCM_RIGHTS.
+union passed_descriptor {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+};
+
+/// Passes `descriptor` on, with a byte; 0, or -1 with errno set.
+static inline int pass_descriptor(int channel, int descriptor, unsigned char byte) {
+    union passed_descriptor passed = {
+        .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    memcpy(CMSG_DATA(&passed.header), &descriptor, sizeof descriptor);
+    struct iovec data = {&byte, 1};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &passed, .msg_controllen = CMSG_LEN(sizeof(int))};
+    return sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 ? 0 : -1;
+}
+
+/// Waits for a descriptor, and puts it in the place of the channel's end; 0, or -1 when none comes any more.
+static inline int receive_descriptor(int channel, unsigned char *byte) {
+    union passed_descriptor passed;
+    struct iovec data = {byte, 1};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &passed, .msg_controllen = sizeof passed};
+    if (recvmsg(channel, &message, MSG_CMSG_CLOEXEC) != 1 || message.msg_controllen < CMSG_LEN(sizeof(int))) return -1;
+    int descriptor;
+    memcpy(&descriptor, CMSG_DATA(&passed.header), sizeof descriptor);
+    int result = dup3(descriptor, channel, O_CLOEXEC) == channel ? 0 : -1;
+    close(descriptor);
+    return result;
+}
+
+/// A byte, zero at first, that this process has in common with children that it gets after the first call; NULL when there
+/// is no memory for it.
+static inline unsigned char *shared_byte(void) {
+    static unsigned char *byte;
+    if (byte == NULL) {
+        void *memory = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (memory != MAP_FAILED) byte = memory;
+    }
+    return byte;
+}
 
 /// Readable when a child has ended; the signal no longer interrupts.
 static inline int child_signals(void) {
@@ -107,12 +153,34 @@ static inline void set_window(int terminal, unsigned short columns, unsigned sho
 /// Opens a file of any kind; variadic in C.
 static inline int open_any(const char *path, int flags) { return open(path, flags | O_CLOEXEC); }
 
-/// As fork(2), with the child in the control group whose folder `group` is; -1 with errno set where the kernel has no such
-/// call. Spec: clone3(2), CLONE_INTO_CGROUP.
-static inline int fork_into(int group) {
+/// Runs `body`, which does not return, in a child that has this process's memory and a stack of its own; this process stands
+/// until the child has become another program or ended. The child is in the control group whose folder `group` is; -1: in
+/// this process's own. Returns the child, or -1 with errno set: kernels before 5.7 know no `group`.
+/// Spec: clone(2), CLONE_VM, CLONE_VFORK; clone3(2), CLONE_INTO_CGROUP.
+static inline int spawn_sharing(int group, void (*body)(void *), void *argument) {
+    static char stack[64 << 10] __attribute__((aligned(16)));
+    unsigned long flags = CLONE_VM | CLONE_VFORK;
     struct clone_args arguments = {
-        .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)group};
-    return (int)syscall(SYS_clone3, &arguments, sizeof arguments);
+        .flags = flags | CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .stack = (uint64_t)stack,
+        .stack_size = sizeof stack, .cgroup = (uint64_t)(unsigned)group};
+    // Both system calls give the child a stack that is empty: what it needs is in registers.
+    long result = group >= 0 ? SYS_clone3 : SYS_clone;
+    unsigned long first = group >= 0 ? (unsigned long)&arguments : flags | SIGCHLD;
+    unsigned long second = group >= 0 ? sizeof arguments : (unsigned long)(stack + sizeof stack);
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %[argument], %%rdi\n\t"
+                     "call *%[body]\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "+a"(result)
+                     : "D"(first), "S"(second), "d"(0), [body] "r"(body), [argument] "r"(argument)
+                     : "rcx", "r8", "r10", "r11", "cc", "memory");
+    if (result >= 0) return (int)result;
+    errno = (int)-result;
+    return -1;
 }
 
 /// Makes `terminal` the one that controls this process's session.
@@ -165,18 +233,26 @@ static inline void become_program(char *const *arguments, char *const *variables
     environ = (char **)variables;
     // Looks before it tries: for each try the kernel makes a new address space first.
     const char *path = strchr(arguments[0], '/') ? NULL : getenv("PATH");
+    size_t length = strlen(arguments[0]);
     while (path && *path) {
         char place[4096];
         size_t count = strcspn(path, ":");
-        int length = snprintf(place, sizeof place, "%.*s/%s", count ? (int)count : 1, count ? path : ".", arguments[0]);
-        if (length < (int)sizeof place && access(place, X_OK) == 0) execve(place, arguments, variables);
+        if (count + length + 2 <= sizeof place) {
+            memcpy(place, count ? path : ".", count ? count : 1);
+            char *end = place + (count ? count : 1);
+            *end = '/';
+            memcpy(end + 1, arguments[0], length + 1);
+            if (access(place, X_OK) == 0) execve(place, arguments, variables);
+        }
         path += count + (path[count] == ':');
     }
     execvp(arguments[0], arguments);
 }
 
-/// Mixes random bytes into the kernel's pool, counted as random, and makes the generator draw from it anew.
-static inline int stir(const void *bytes, int count) {
+static inline int open_random_device(void) { return open("/dev/urandom", O_RDWR | O_CLOEXEC); }
+
+/// Mixes random bytes into the kernel's pool behind `device`, counted as random, and makes the generator draw from it anew.
+static inline int stir(int device, const void *bytes, int count) {
     union {
         struct rand_pool_info information;
         char room[sizeof(struct rand_pool_info) + 64];
@@ -185,12 +261,8 @@ static inline int stir(const void *bytes, int count) {
     pool.information.entropy_count = count * 8;
     pool.information.buf_size = count;
     memcpy(pool.information.buf, bytes, count);
-    int device = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-    if (device < 0) return -1;
     int result = ioctl(device, RNDADDENTROPY, &pool.information);
-    if (result == 0) result = ioctl(device, RNDRESEEDCRNG);
-    close(device);
-    return result;
+    return result == 0 ? ioctl(device, RNDRESEEDCRNG) : result;
 }
 
 static inline int64_t clock_nanoseconds(void) {
