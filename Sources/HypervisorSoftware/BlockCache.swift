@@ -214,7 +214,7 @@ extension SharedCode: MemoryObserver {
     private let recent: UnsafeMutablePointer<Recent>
     /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
     /// are global, so that it outlives a change of CR3.
-    private var generations = InlineArray<2, UInt32>(repeating: 1)
+    private var generations = InlineArray<2, UInt64>(repeating: 1)
     /// Supervisor code ran from a page that is not global.
     private var hasLocalSupervisorCode = false
     /// Pages whose code was found in this generation, by hash.
@@ -348,11 +348,13 @@ extension SharedCode: MemoryObserver {
 
     @inline(__always)
     private func context(_ mode: CodeMode, _ set: AccessSet) -> UInt32 {
-        generation(set) << 4 | UInt32(mode.rawValue) << 2 | UInt32(truncatingIfNeeded: set.rawValue)
+        UInt32(truncatingIfNeeded: generation(set)) << 4 | UInt32(mode.rawValue) << 2
+            | UInt32(truncatingIfNeeded: set.rawValue)
     }
 
+    /// A number that was no generation before.
     @inline(__always)
-    func generation(_ set: AccessSet) -> UInt32 { generations[Self.half(set)] }
+    func generation(_ set: AccessSet) -> UInt64 { generations[Self.half(set)] }
 
     @inline(__always)
     private static func half(_ set: AccessSet) -> Int { set == .user ? 0 : 1 }
@@ -376,9 +378,10 @@ extension SharedCode: MemoryObserver {
         if half == 1 { hasLocalSupervisorCode = false }
         // SAFETY: as in `remember`.
         unsafe (pages + half &* 64).update(repeating: 0, count: Self.pageWords / 2)
-        generations[half] = (generations[half] &+ 1) & 0x0fff_ffff
-        if generations[half] == 0 {
-            generations[half] = 1
+        generations[half] &+= 1
+        // `context` has the low bits, and 0 where there is nothing.
+        if generations[half] & 0x0fff_ffff == 0 {
+            generations[half] &+= 1
             unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
         }
     }

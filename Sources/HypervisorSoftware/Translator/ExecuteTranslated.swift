@@ -69,7 +69,7 @@ extension Core {
                 {
                 case .dispatch:
                     rip = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
-                    site = Int(detail)
+                    if detail == BlockTranslator.invalidCode { translator.noteDetour() } else { site = Int(detail) }
                     counts.dispatches &+= 1
                 case .interpret:
                     counts.interpretations &+= 1
@@ -172,16 +172,24 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = UInt64(blocks.generation(accessSet) & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
-            let epoch = (blocks.generation(.user) >> 13) << 16 | blocks.generation(.supervisor) >> 13
-            if epoch != jumpTableEpoch { forgetJumps(epoch) }
+            let generation = blocks.generation(accessSet)
+            let salt = generation << 2 | UInt64(accessSet.rawValue + 1)
+            // Grows with either.
+            let changes = generation &+ translator.detours
+            let farNumber = changes << 2 | UInt64(accessSet.rawValue + 1)
+            let farSalt = farNumber & 0xfff | (farNumber >> 12) << 48
+            if changes >> ContextLayout.changeBits != farEpochs[accessSet == .user ? 0 : 1] {
+                forgetFarTargets(changes)
+            }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
-            unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
+            unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
             unsafe context.storeBytes(
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
+            unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
+            unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
             unsafe context.storeBytes(
@@ -208,12 +216,12 @@ extension Core {
             }
         }
 
-        /// The keys of the jump table begin again.
-        private mutating func forgetJumps(_ epoch: UInt32) {
-            jumpTableEpoch = epoch
-            let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
-            // SAFETY: the table has that many bytes.
-            unsafe (translations.context + ContextLayout.jumpTable)
+        /// The numbers in the keys of far targets begin again.
+        private mutating func forgetFarTargets(_ changes: UInt64) {
+            farEpochs[accessSet == .user ? 0 : 1] = changes >> ContextLayout.changeBits
+            let count = ContextLayout.farTargetSize * ContextLayout.farTargetCount
+            // SAFETY: they have that many bytes.
+            unsafe (translations.context + ContextLayout.farTargets)
                 .initializeMemory(as: UInt8.self, repeating: 0, count: count)
         }
 
