@@ -131,7 +131,8 @@
                 if run.interpretedEnd != .finished { return isMet(&run, lockstep, .status) }
                 undefined = .status
             }
-            for _ in 0...run.work + Self.margin {
+            // Where a block stops in its midst it has taken one instruction from the time slice.
+            for _ in 0...(run.work + Self.margin) * BlockTranslator.longest {
                 if run.end == .finished, rip == run.translated.rip {
                     run.interpretedEnd = .finished
                     if isMet(&run, lockstep, undefined) { return true }
