@@ -75,7 +75,7 @@ public struct BootImage {
             throw .doesNotFit(what: "the kernel", needed: image.end, available: target.lowEnd)
         }
         for segment in image.segments {
-            try target.write(Array(image.bytes[segment.source]), at: segment.physical)
+            try target.write(image.bytes.span.extracting(segment.source), at: segment.physical)
             // After a reboot memory still has what the last kernel left there.
             try target.clear(segment.physical + UInt64(segment.source.count), to: segment.physical + segment.memorySize)
         }

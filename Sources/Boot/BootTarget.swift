@@ -37,7 +37,9 @@ struct BootTarget {
     /// End of RAM below the hole.
     var lowEnd: UInt64 { min(memory.size, GuestMemory.holeStart.rawValue) }
 
-    func write(_ bytes: [UInt8], at address: UInt64) throws(BootError) {
+    func write(_ bytes: [UInt8], at address: UInt64) throws(BootError) { try write(bytes.span, at: address) }
+
+    func write(_ bytes: borrowing Span<UInt8>, at address: UInt64) throws(BootError) {
         do throws(GuestMemoryError) {
             try memory.write(bytes, at: GuestPhysicalAddress(address))
         } catch {

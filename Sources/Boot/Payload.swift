@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The compressed payload of a bzImage, unpacked on the host: a guest's own decompressor is most of a slow boot.
 
+internal import CHost
 internal import CLz4
 internal import CLzma
 internal import CZlib
@@ -11,18 +12,17 @@ enum Payload {
     /// No kernel unpacks to more.
     private static let largest: UInt64 = 1 << 30
 
-    static func unpack(_ payload: ArraySlice<UInt8>) throws(BootError) -> [UInt8] {
-        let bytes = Array(payload)
+    static func unpack(_ bytes: ArraySlice<UInt8>) throws(BootError) -> [UInt8] {
         guard bytes.count > 12 else {
             throw .truncated(what: "its payload", needed: 12, available: UInt64(bytes.count))
         }
-        let magic = LittleEndian(bytes)[0, 4]
-        let size = LittleEndian(bytes)[bytes.count - 4, 4]
+        let magic = LittleEndian(Array(bytes.prefix(4)))[0, 4]
+        let size = LittleEndian(Array(bytes.suffix(4)))[0, 4]
         guard size <= largest else {
             throw .decompressionFailed(format: "compressed", reason: "it claims to unpack to \(size) bytes")
         }
         switch magic {
-        case 0x464c_457f: return bytes
+        case 0x464c_457f: return Array(bytes)
         case _ where magic & 0xffff == 0x8b1f: return try gzip(bytes, Int(size))
         case 0x587a_37fd: return try lzma(bytes, Int(size), format: "xz")
         case _ where magic & 0xff_ffff == 0x00_005d: return try lzma(bytes, Int(size), format: "lzma")
@@ -36,13 +36,24 @@ enum Payload {
         .decompressionFailed(format: format, reason: reason)
     }
 
-    private static func gzip(_ input: [UInt8], _ size: Int) throws(BootError) -> [UInt8] {
+    /// An array of up to `size` bytes that `body` writes.
+    private static func uninitialized(
+        _ size: Int, _ body: (UnsafeMutableBufferPointer<UInt8>, inout Int) -> Void
+    ) -> [UInt8] {
+        unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+            // SAFETY: the array's own bytes.
+            unsafe chost_prefer_large_pages(output.baseAddress, output.count)
+            unsafe body(output, &count)
+        }
+    }
+
+    private static func gzip(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
         var result = Z_OK
-        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
-            var input = input
-            unsafe input.withUnsafeMutableBufferPointer { input in
+        let output = unsafe uninitialized(size) { output, count in
+            unsafe input.withUnsafeBufferPointer { input in
                 var stream = unsafe z_stream()
-                unsafe stream.next_in = input.baseAddress
+                // SAFETY: zlib does not write to its input.
+                unsafe stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress)
                 unsafe stream.avail_in = UInt32(input.count)
                 unsafe stream.next_out = output.baseAddress
                 unsafe stream.avail_out = UInt32(output.count)
@@ -59,9 +70,9 @@ enum Payload {
         return output
     }
 
-    private static func lzma(_ input: [UInt8], _ size: Int, format: String) throws(BootError) -> [UInt8] {
+    private static func lzma(_ input: ArraySlice<UInt8>, _ size: Int, format: String) throws(BootError) -> [UInt8] {
         var result = LZMA_PROG_ERROR
-        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+        let output = unsafe uninitialized(size) { output, count in
             unsafe input.withUnsafeBufferPointer { input in
                 var stream = unsafe lzma_stream()
                 // SAFETY: the stream reads and writes within the two buffers' counts.
@@ -79,9 +90,9 @@ enum Payload {
         return output
     }
 
-    private static func zstd(_ input: [UInt8], _ size: Int) throws(BootError) -> [UInt8] {
+    private static func zstd(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
         var failure: String?
-        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+        let output = unsafe uninitialized(size) { output, count in
             unsafe input.withUnsafeBufferPointer { input in
                 // SAFETY: both sizes are those of the buffers; the last four bytes are the size, not zstd's.
                 let written = unsafe ZSTD_decompress(
@@ -99,14 +110,15 @@ enum Payload {
     }
 
     /// The legacy frame: chunks of at most 8 MiB, each with its packed size before it.
-    private static func lz4(_ input: [UInt8], _ size: Int) throws(BootError) -> [UInt8] {
+    private static func lz4(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
         var intact = true
-        let fields = LittleEndian(input)
-        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+        let output = unsafe uninitialized(size) { output, count in
             unsafe input.withUnsafeBytes { input in
                 var position = 4
                 while count < size, position + 4 <= input.count - 4 {
-                    let packed = Int(fields[position, 4])
+                    // SAFETY: four bytes are there.
+                    let packed = unsafe Int(
+                        UInt32(littleEndian: input.loadUnaligned(fromByteOffset: position, as: UInt32.self)))
                     position += 4
                     guard packed > 0, packed <= input.count - 4 - position, let from = input.baseAddress,
                         let to = output.baseAddress

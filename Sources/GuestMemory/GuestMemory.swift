@@ -196,9 +196,16 @@ public protocol MemoryObserver: AnyObject {
 
     /// Copies `bytes` in.
     public func write(_ bytes: [UInt8], at address: GuestPhysicalAddress) throws(GuestMemoryError) {
+        try write(bytes.span, at: address)
+    }
+
+    /// Copies `bytes` in.
+    public func write(_ bytes: borrowing Span<UInt8>, at address: GuestPhysicalAddress) throws(GuestMemoryError) {
         let host = unsafe try hostPointer(at: address, count: UInt64(bytes.count))
         willChange(address, count: UInt64(bytes.count))
-        // SAFETY: `hostPointer` checked `bytes.count`.
-        unsafe UnsafeMutableRawBufferPointer(start: host, count: bytes.count).copyBytes(from: bytes)
+        unsafe bytes.withUnsafeBytes { bytes in
+            // SAFETY: `hostPointer` checked the count.
+            unsafe UnsafeMutableRawBufferPointer(start: host, count: bytes.count).copyMemory(from: bytes)
+        }
     }
 }

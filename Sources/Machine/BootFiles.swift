@@ -3,6 +3,7 @@
 
 internal import Bundle
 internal import DiskImage
+internal import Synchronization
 
 /// Where a machine's kernel and initramfs are until somebody asks for them: not in memory.
 enum BootFiles {
@@ -22,18 +23,32 @@ enum BootFiles {
 }
 
 /// Bytes in a file without a name, which the host can take out of memory; the files that they came from may change.
-struct KeptBytes {
-    private let file: ScratchFile?
-    /// All of them, where there is no room for such a file.
-    private let bytes: [UInt8]
+final class KeptBytes: Sendable {
+    private enum Place {
+        case file(ScratchFile)
+        /// Until they are written, and where there is no room for such a file.
+        case memory([UInt8])
+    }
 
+    private let place: Mutex<Place>
+
+    /// Returns at once: the file is written meanwhile, and who reads waits for that.
     init(_ bytes: [UInt8], scratchFolder: String) {
-        file = try? ScratchFile(bytes, in: scratchFolder)
-        self.bytes = file == nil ? bytes : []
+        place = Mutex(.memory(bytes))
+        try? HostThread.start { [self] in
+            place.withLock { place in
+                if let file = try? ScratchFile(bytes, in: scratchFolder) { place = .file(file) }
+            }
+        }
     }
 
     func read() throws(MachineError) -> [UInt8] {
-        guard let file else { return bytes }
-        do throws(DiskImageError) { return try file.read() } catch { throw .disk(error.description) }
+        try place.withLock { place throws(MachineError) in
+            switch place {
+            case .memory(let bytes): return bytes
+            case .file(let file):
+                do throws(DiskImageError) { return try file.read() } catch { throw .disk(error.description) }
+            }
+        }
     }
 }

@@ -35,6 +35,19 @@ static inline void *chost_map_anonymous(size_t size) {
     return start + before;
 }
 
+/// Asks for large pages in `size` bytes at `start` that are about to be written, where the host has them.
+static inline void chost_prefer_large_pages(void *start, size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096;
+    uintptr_t first = ((uintptr_t)start + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)start + size) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)start;
+    (void)size;
+#endif
+}
+
 /// Gives whole pages back to the host: they read as zero afterwards. 0, or -1 with errno set and nothing changed.
 static inline int chost_release_memory(void *start, size_t size) {
 #if defined(__linux__)
