@@ -42,7 +42,7 @@ struct BlockHeader {
     var translator: Translator?
     /// Compares translator and interpreter, with `--cpu-engine check`.
     private(set) var lockstep: Lockstep?
-    /// Instructions that lie in two pages, by where they begin.
+    /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
     fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: 512)
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
@@ -168,6 +168,7 @@ struct BlockHeader {
         evictions += 1
         invalidations += 1
         translator?.empty()
+        for index in crossings.indices { crossings[index]?.code = 0 }
     }
 }
 
@@ -213,7 +214,7 @@ extension SharedCode: MemoryObserver {
     private let recent: UnsafeMutablePointer<Recent>
     /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
     /// are global, so that it outlives a change of CR3.
-    private var generations = InlineArray<2, UInt32>(repeating: 1)
+    private var generations = InlineArray<2, UInt64>(repeating: 1)
     /// Supervisor code ran from a page that is not global.
     private var hasLocalSupervisorCode = false
     /// Pages whose code was found in this generation, by hash.
@@ -296,6 +297,26 @@ extension SharedCode: MemoryObserver {
         shared.crossings[Self.crossingIndex(crossing.physical)] = crossing
     }
 
+    /// What is known of the instruction that is in the scratch slots, which lies in two pages.
+    func scratchCrossing() -> CrossingInstruction? {
+        let physical = unsafe header(Self.scratch).pointee.physical
+        guard let known = shared.crossings[Self.crossingIndex(physical)], known.physical == physical else { return nil }
+        return known
+    }
+
+    /// Slots for an instruction that belongs to no block that can be found: returns that of the instruction. Room was
+    /// made by `reserve`.
+    func store(_ instruction: DecodedInstruction) -> UInt32 {
+        let slot = UInt32(shared.used)
+        var end = DecodedInstruction(handler: .endOfBlock)
+        end.pageOffset = UInt16(truncatingIfNeeded: instruction.nextPageOffset)
+        // SAFETY: `reserve` made room for more.
+        unsafe self.instruction(slot).initialize(to: instruction)
+        unsafe self.instruction(slot + 1).initialize(to: end)
+        shared.used += 2
+        return slot
+    }
+
     private static func crossingIndex(_ physical: UInt64) -> Int { Int(truncatingIfNeeded: physical >> 12) & 511 }
 
     /// The block that ran last at `linear` in this context, if no translation has changed since.
@@ -327,11 +348,13 @@ extension SharedCode: MemoryObserver {
 
     @inline(__always)
     private func context(_ mode: CodeMode, _ set: AccessSet) -> UInt32 {
-        generation(set) << 4 | UInt32(mode.rawValue) << 2 | UInt32(truncatingIfNeeded: set.rawValue)
+        UInt32(truncatingIfNeeded: generation(set)) << 4 | UInt32(mode.rawValue) << 2
+            | UInt32(truncatingIfNeeded: set.rawValue)
     }
 
+    /// A number that was no generation before.
     @inline(__always)
-    func generation(_ set: AccessSet) -> UInt32 { generations[Self.half(set)] }
+    func generation(_ set: AccessSet) -> UInt64 { generations[Self.half(set)] }
 
     @inline(__always)
     private static func half(_ set: AccessSet) -> Int { set == .user ? 0 : 1 }
@@ -355,9 +378,10 @@ extension SharedCode: MemoryObserver {
         if half == 1 { hasLocalSupervisorCode = false }
         // SAFETY: as in `remember`.
         unsafe (pages + half &* 64).update(repeating: 0, count: Self.pageWords / 2)
-        generations[half] = (generations[half] &+ 1) & 0x0fff_ffff
-        if generations[half] == 0 {
-            generations[half] = 1
+        generations[half] &+= 1
+        // `context` has the low bits, and 0 where there is nothing.
+        if generations[half] & 0x0fff_ffff == 0 {
+            generations[half] &+= 1
             unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
         }
     }

@@ -104,8 +104,10 @@ struct Core: ~Copyable {
     var counts = EngineCounts()
     /// What cannot be done twice waits: see `executeChecked`.
     var isChecking = false
-    /// When the keys in the jump table were begun.
-    var jumpTableEpoch: UInt32 = 0
+    /// RIP of the translated instruction in two pages that was entered last; 1 for none.
+    var lastCrossing: UInt64 = 1
+    /// How often the numbers in the keys of far targets began again: of user code, and of the supervisor's.
+    var farEpochs = InlineArray<2, UInt64>(repeating: 0)
 
     /// Instructions executed since power-on.
     var executed: UInt64 = 0

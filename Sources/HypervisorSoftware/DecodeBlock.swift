@@ -144,6 +144,11 @@ struct CrossingInstruction {
     var start: CodeWindow
     var window: CodeWindow
     var instruction: DecodedInstruction
+    /// How often it ran before it was translated.
+    var heat: UInt8 = 0
+    /// Where its translation is in the code buffer, or 0, and how memory is accessed there.
+    var code: UInt32 = 0
+    var set = AccessSet.user
 }
 
 extension CodeWindow {

@@ -95,7 +95,8 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 ///
 /// `run` and the state belong to one thread; `requestExit` may come from any.
 public final class SoftwareVirtualCPU: VirtualCPU {
-    /// Instructions between two looks at clocks and requests: well under a tenth of a millisecond.
+    /// Instructions between two looks at clocks and requests: well under a tenth of a millisecond. As many calls may lie
+    /// on the host's stack, in 16 bytes each (`BlockTranslator.callFrameSize`).
     private static let slice = 20_000
 
     var core: Core

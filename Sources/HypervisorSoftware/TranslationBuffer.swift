@@ -37,6 +37,7 @@ enum AccessSet: Int, CaseIterable {
         /// Byte offsets of the fields, for translated code.
         static let readTagOffset = 0
         static let writeTagOffset = 8
+        static let fetchTagOffset = 16
         static let hostOffset = 24
     }
 

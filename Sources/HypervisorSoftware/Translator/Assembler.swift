@@ -195,7 +195,7 @@
         return relative(target)
     }
 
-    /// A jump on condition 0 to 15 (JO to JNLE).
+    /// The same on condition 0 to 15 (JO to JNLE).
     @discardableResult
     mutating func jump(if condition: UInt8, _ target: Int = 0) -> Int {
         byte(0x0f)
@@ -203,9 +203,11 @@
         return relative(target)
     }
 
-    mutating func call(_ target: Int) {
+    /// The same for a call.
+    @discardableResult
+    mutating func call(_ target: Int = 0) -> Int {
         byte(0xe8)
-        _ = relative(target)
+        return relative(target)
     }
 
     private mutating func relative(_ target: Int) -> Int {
@@ -220,8 +222,18 @@
     /// Makes the jump whose displacement is at `place` lead to `target`.
     func link(_ place: Int, to target: Int) { patch(place, Int32(truncatingIfNeeded: target - (place + 4))) }
 
+    /// Where the jump whose displacement is at `place` leads to.
+    func target(_ place: Int) -> Int {
+        guard place >= 0, place + 4 <= limit else { return 0 }
+        // SAFETY: checked above.
+        return unsafe place + 4 + Int(UnsafeRawPointer(buffer + place).loadUnaligned(as: Int32.self))
+    }
+
     /// JMP through memory.
     mutating func jumpThrough(_ memory: HostMemory) { instruction(wide: false, 0xff, reg: 4, rm: .memory(memory)) }
+
+    /// CALL through memory.
+    mutating func callThrough(_ memory: HostMemory) { instruction(wide: false, 0xff, reg: 2, rm: .memory(memory)) }
 
     /// Fills up to a multiple of 16 with INT3.
     mutating func align() { while position & 15 != 0, !overflowed { byte(0xcc) } }

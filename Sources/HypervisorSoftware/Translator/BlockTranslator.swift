@@ -14,8 +14,12 @@ struct BlockTranslator: ~Copyable {
         case interpretX87(resume: Int)
         /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
         case leave(count: Int32)
-        /// Leaves for `target`, an offset from the page base.
-        case dispatch(target: UInt64)
+        /// Leaves for `target`, an offset from the page base; `site` is the place of a jump that can be linked to it, or 0.
+        case dispatch(target: UInt64, site: Int)
+        /// The code at `target`, an offset from the page base, is not known at `place` of the context.
+        case findFarTarget(_ target: UInt64, place: Int, resume: Int)
+        /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
+        case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32)
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
@@ -52,6 +56,8 @@ struct BlockTranslator: ~Copyable {
     let set: AccessSet
     /// Whether all that looks at system flags or changes them is left to the interpreter, which a check does once.
     private let leavesSystem: Bool
+    /// How many far targets of the context are in use.
+    var farTargets: Int
     /// Whether accesses are put together, and jumps of the block to itself are treated in a way of their own.
     private let isPlain: Bool
     /// Where the block is entered, and the offset in its page.
@@ -80,11 +86,13 @@ struct BlockTranslator: ~Copyable {
     var x87PageNoted = false
 
     init(
-        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, leavesSystem: Bool, isPlain: Bool
+        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool,
+        isPlain: Bool
     ) {
         self.code = code
         self.routines = routines
         self.set = set
+        self.farTargets = farTargets
         self.leavesSystem = leavesSystem
         self.isPlain = isPlain
         asides.reserveCapacity(32)
@@ -169,7 +177,7 @@ struct BlockTranslator: ~Copyable {
                 let place = code.jump()
                 leaveAside(place, charging: true)
                 open = false
-            case .flow: open = translateFlow(i)
+            case .flow: open = translateFlow(i, after: position > 0 ? instruction(slot - 1) : nil)
             }
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
@@ -201,6 +209,44 @@ struct BlockTranslator: ~Copyable {
         flags = FlagState(inHost: true, inContext: true)
     }
 
+    /// Writes the code for the instruction in `slot`, which reaches into the next page, and its closing slot. The code
+    /// leaves where its bytes are no longer those of `window`. Returns where to enter it.
+    mutating func translateCrossing(
+        _ slot: UInt32, _ window: CodeWindow, _ instruction: (UInt32) -> DecodedInstruction
+    ) -> Int {
+        let i = instruction(slot)
+        start = UInt64(i.pageOffset)
+        let entry = prologue(start)
+        let here = 4096 - Int(i.pageOffset)
+        compareCode(start, window, 0..<here)
+        compareCode(4096, window, here..<Int(i.length))
+        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
+        plans[0] = plan(i)
+        translateOnce(slot, 1, plans, InlineArray(repeating: .status), AccessGroups(), instruction)
+        return entry
+    }
+
+    /// Leaves unless the code at `place`, an offset from the page base, is these bytes of `window`.
+    private mutating func compareCode(_ place: UInt64, _ window: CodeWindow, _ bytes: Range<Int>) {
+        code.load(.second, .context(ContextLayout.pageBase))
+        code.address(.second, HostMemory(.second, Int32(place)))
+        aside(lookUpPage(size: Int32(bytes.count), .fetch, aligned: false), .dispatch(target: start, site: 0))
+        var position = bytes.lowerBound
+        while position < bytes.upperBound {
+            let memory = HostOperand.memory(HostMemory(.second, Int32(position - bytes.lowerBound)))
+            if bytes.upperBound - position >= 4 {
+                code.instruction(wide: false, 0x81, reg: 7, rm: memory)  // CMP
+                for offset in 0..<4 { code.byte(window.byte(position + offset)) }
+                position += 4
+            } else {
+                code.instruction(wide: false, 0x80, reg: 7, rm: memory)
+                code.byte(window.byte(position))
+                position += 1
+            }
+            aside(code.jump(if: HostCondition.notEqual), .dispatch(target: start, site: 0))
+        }
+    }
+
     private func plan(_ i: DecodedInstruction) -> TranslationPlan {
         let plan = TranslationPlan.of(i)
         return leavesSystem && plan.isOfSystem(i) ? .leave : plan
@@ -210,12 +256,14 @@ struct BlockTranslator: ~Copyable {
     private mutating func prologue(_ pageOffset: UInt64) -> Int {
         code.align()
         let start = code.position
-        leaveFor(pageOffset, site: 0)
+        leaveFor(pageOffset, site: Int(Self.invalidCode))
         while code.position < start + Self.prologueSize, !code.overflowed { code.byte(0xcc) }
         return code.position
     }
 
     static let prologueSize = 32
+    /// In place of a jump that can be linked: control came to invalid code.
+    static let invalidCode: UInt32 = 1
 
     // MARK: Flags
 
@@ -303,7 +351,9 @@ struct BlockTranslator: ~Copyable {
             if count > 0 { charge(count) }
             code.moveImmediate(.second, UInt64(slot))
             code.jump(routines.leaveToInterpret)
-        case .dispatch(let target): leaveFor(target, site: 0)
+        case .dispatch(let target, let site): leaveFor(target, site: site)
+        case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
+        case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
         case .tail(let count):
             if count > 0 { charge(count) }
@@ -323,32 +373,11 @@ struct BlockTranslator: ~Copyable {
         }
     }
 
-    /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
-    mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
-
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if target == start, !isPlain { return repeatBlock(count: count) }
-        saveFlags()
-        flags.inHost = false
-        charge(count)
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: target))
-        if target < 4096 {
-            // Leads to what follows until it is linked.
-            let site = code.jump()
-            code.land(site)
-            leaveFor(target, site: site)
-        } else {
-            code.load(.first, .context(ContextLayout.pageBase))
-            if let near = Int32(exactly: Int64(bitPattern: target)) {
-                code.address(.first, HostMemory(.first, near))
-            } else {
-                code.moveImmediate(.second, target)
-                code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .register(.second))
-            }
-            aside(lookUp(), .dispatch(target: target))
-            followEntry()
-        }
+        chargeOrLeave(for: target, count: count)
+        goOn(target)
     }
 
     /// Control goes to the start of the block itself, where the flags may be as they are now.
@@ -357,7 +386,7 @@ struct BlockTranslator: ~Copyable {
         if let loop, !loop.begins(flags, vectorsLoaded, x87Loaded) { saveFlags() }
         flags.inHost = false
         charge(count)
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: start))
+        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
         if loop == nil, !flags.inContext || vectorsLoaded || x87Loaded {
             loop = Loop(flags: flags, vectorsLoaded: vectorsLoaded, x87Loaded: x87Loaded)
         }
@@ -366,40 +395,6 @@ struct BlockTranslator: ~Copyable {
         } else {
             code.jump(entry)
         }
-    }
-
-    /// Leaves translated code for `target`, an offset from the page base.
-    private mutating func leaveFor(_ target: UInt64, site: Int) {
-        code.moveImmediate(.first, target)
-        code.moveImmediate(.second, UInt64(site))
-        code.jump(routines.leaveToDispatch)
-    }
-
-    /// Finds the code for the linear address in the first register. Returns the place of a jump for when there is none.
-    mutating func lookUp() -> Int {
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
-        code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .number(second))  // SHR
-        code.byte(UInt8(32 - ContextLayout.jumpIndexBits))
-        code.instruction(wide: false, 0xc1, reg: 4, rm: .number(second))  // SHL
-        code.byte(UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount))
-        code.instruction(wide: true, 0x33, reg: first, rm: .context(ContextLayout.salt))
-        code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpKey)))
-        return code.jump(if: HostCondition.notEqual)
-    }
-
-    /// Goes to the code that `lookUp` found.
-    mutating func followEntry() {
-        code.load(.first, entry(ContextLayout.jumpPage))
-        code.store(.first, .context(ContextLayout.pageBase))
-        code.jumpThrough(entry(ContextLayout.jumpCode))
-    }
-
-    private func entry(_ field: Int) -> HostMemory {
-        HostMemory(
-            .context, index: .second,
-            Int32(truncatingIfNeeded: ContextLayout.jumpTable + field - ContextLayout.bias))
     }
 }
 

@@ -25,8 +25,10 @@ enum ContextLayout {
     /// 32 bits: `ExitKind`, and what it says more.
     static let exitKind = 80
     static let exitDetail = 84
-    /// What linear addresses are mixed with as keys of the jump table: changes with every translation.
+    /// The number of what the jump table tells now: another after every change of translations. Bits 0 and 1 have that of
+    /// the access set plus one, in which one bit tells whether SMAP is suspended.
     static let salt = 88
+    static let suspensionInSalt: UInt8 = 2
     /// Whether the guest's XMM registers and MXCSR are in the host's, and whether they may be. One byte each.
     static let vectorLoaded = 96
     static let vectorAllowed = 97
@@ -57,24 +59,40 @@ enum ContextLayout {
     static let otherTemporary = 248
     /// What FXSAVE stores: 512 bytes.
     static let x87Image = 256
+    /// The host's stack pointer in a block that was entered from outside.
+    static let hostStack = 768
+    /// The same as the salt for far targets: another also when one of them may have led to invalid code. Bits 12 to 47, in
+    /// which the addresses of pages differ, are 0.
+    static let farSalt = 776
+    /// Bits of a number of changes that are in it.
+    static let changeBits: UInt64 = 26
 
-    /// Entries of `jumpEntrySize` bytes: key, code, page base.
+    /// Entries of `jumpEntrySize` bytes: linear address, code, page base, and the salt that they are good for.
     static let jumpTable = 4096
     static let jumpEntrySize = 32
     static let jumpIndexBits = 14
-    static let jumpKey = 0
+    static let jumpLinear = 0
     static let jumpCode = 8
     static let jumpPage = 16
+    static let jumpSalt = 24
+
+    /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
+    /// exclusive-or the far salt, and the code.
+    static let farTargets = jumpTable + jumpEntrySize << jumpIndexBits
+    static let farTargetSize = 16
+    static let farTargetCount = 1 << 16
+    static let farKey = 0
+    static let farCode = 8
 
     /// The soft TLB.
-    static let translations = jumpTable + jumpEntrySize << jumpIndexBits
+    static let translations = farTargets + farTargetSize * farTargetCount
     static let size =
         translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
 }
 
 /// Why translated code was left.
 enum ExitKind: UInt32 {
-    /// To go on at RIP. The detail is the place of a jump that can be linked to the code there, or 0.
+    /// To go on at RIP. The detail is the place of a jump that can be linked to the code there, 0, or `invalidCode`.
     case dispatch = 0
     /// To run the instruction in the slot that the detail names, in the interpreter. RIP is stale.
     case interpret = 1

@@ -69,7 +69,7 @@ extension Core {
                 {
                 case .dispatch:
                     rip = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
-                    site = Int(detail)
+                    if detail == BlockTranslator.invalidCode { translator.noteDetour() } else { site = Int(detail) }
                     counts.dispatches &+= 1
                 case .interpret:
                     counts.interpretations &+= 1
@@ -115,7 +115,7 @@ extension Core {
         /// The code of a block that has some for the present access set, or runs often enough to get it now.
         @inline(__always)
         private mutating func translation(of slot: UInt32, _ translator: Translator) -> Int? {
-            guard slot != BlockCache.scratch else { return nil }
+            guard slot != BlockCache.scratch else { return crossingTranslation(translator) }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             if unsafe header.pointee.code != 0 {
@@ -124,6 +124,32 @@ extension Core {
             unsafe header.pointee.heat &+= 1
             guard unsafe header.pointee.heat >= configuration.translationHeat else { return nil }
             return translate(slot, translator)
+        }
+
+        /// The code of the instruction in the scratch slots, if it lies in two pages and runs often enough.
+        @inline(never)
+        private mutating func crossingTranslation(_ translator: Translator) -> Int? {
+            // Its code comes back to where it was entered when it finds other bytes, or none.
+            guard var crossing = blocks.scratchCrossing(), lastCrossing != rip else {
+                lastCrossing = 1
+                return nil
+            }
+            if crossing.code == 0 || crossing.set != accessSet {
+                crossing.heat = min(crossing.heat, .max - 1) + 1
+                blocks.remember(crossing)
+                guard crossing.heat >= configuration.translationHeat else { return nil }
+                guard translator.hasRoom else {
+                    blocks.empty()
+                    return nil
+                }
+                _ = blocks.reserve()
+                crossing.code = UInt32(translator.translate(crossing, accessSet, blocks))
+                crossing.set = accessSet
+                blocks.remember(crossing)
+                guard crossing.code != 0 else { return nil }
+            }
+            lastCrossing = rip
+            return Int(crossing.code)
         }
 
         @inline(never)
@@ -146,16 +172,24 @@ extension Core {
         private mutating func enter(_ entry: Int, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let salt = UInt64(blocks.generation(accessSet) & 0x1fff) << 50 | UInt64(accessSet.rawValue + 1) << 48
-            let epoch = (blocks.generation(.user) >> 13) << 16 | blocks.generation(.supervisor) >> 13
-            if epoch != jumpTableEpoch { forgetJumps(epoch) }
+            let generation = blocks.generation(accessSet)
+            let salt = generation << 2 | UInt64(accessSet.rawValue + 1)
+            // Grows with either.
+            let changes = generation &+ translator.detours
+            let farNumber = changes << 2 | UInt64(accessSet.rawValue + 1)
+            let farSalt = farNumber & 0xfff | (farNumber >> 12) << 48
+            if changes >> ContextLayout.changeBits != farEpochs[accessSet == .user ? 0 : 1] {
+                forgetFarTargets(changes)
+            }
             let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
-            unsafe context.storeBytes(of: rip ^ salt, toByteOffset: jump + ContextLayout.jumpKey, as: UInt64.self)
+            unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
             unsafe context.storeBytes(
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
+            unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
+            unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
             unsafe context.storeBytes(
@@ -182,12 +216,12 @@ extension Core {
             }
         }
 
-        /// The keys of the jump table begin again.
-        private mutating func forgetJumps(_ epoch: UInt32) {
-            jumpTableEpoch = epoch
-            let count = ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits
-            // SAFETY: the table has that many bytes.
-            unsafe (translations.context + ContextLayout.jumpTable)
+        /// The numbers in the keys of far targets begin again.
+        private mutating func forgetFarTargets(_ changes: UInt64) {
+            farEpochs[accessSet == .user ? 0 : 1] = changes >> ContextLayout.changeBits
+            let count = ContextLayout.farTargetSize * ContextLayout.farTargetCount
+            // SAFETY: they have that many bytes.
+            unsafe (translations.context + ContextLayout.farTargets)
                 .initializeMemory(as: UInt8.self, repeating: 0, count: count)
         }
 

@@ -74,12 +74,22 @@ struct SharedRoutines {
         code.instruction(wide: false, .map0F, 0xae, reg: 3, rm: .context(ContextLayout.hostControl))  // STMXCSR
         code.store(.rsi, .context(ContextLayout.temporary))
         Self.loadRegisters(&code, core)
-        code.jumpThrough(.context(ContextLayout.temporary))
+        // As if the guest had been called from address 0: the last call that there is to return from.
+        code.byte(0x6a)  // PUSH
+        code.byte(0)
+        code.address(.first, HostMemory(.rsp, -8))
+        code.store(.first, .context(ContextLayout.hostStack))
+        code.callThrough(.context(ContextLayout.temporary))
+        // It returned there.
+        code.store(.first, .context(ContextLayout.exitRIP))
+        code.moveImmediate(.second, 0)
+        let returned = code.jump()
         code.align()
 
         leaveToDispatch = code.position
         code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
         code.store(.first, .context(ContextLayout.exitRIP))
+        code.land(returned)
         Self.setKind(&code, .dispatch)
         let dispatching = code.jump()
         code.align()
@@ -97,9 +107,13 @@ struct SharedRoutines {
         let leave = code.position
         Self.ifLoaded(&code, ContextLayout.x87Loaded) { $0.call(saveX87) }
         Self.set(&code, ContextLayout.vectorLoaded, 0)
-        code.address(.rsp, HostMemory(.rsp, 8))
+        // Takes the guest's calls off.
+        code.load(.rsp, .context(ContextLayout.hostStack))
+        code.address(.rsp, HostMemory(.rsp, BlockTranslator.callFrameSize + 8))
         for register in Self.kept.reversed() { code.pop(register) }
-        code.byte(0xc3)
+        // No RET: the host would predict the return of one of them.
+        code.pop(.second)
+        code.instruction(wide: false, 0xff, reg: 4, rm: .register(.second))  // JMP
         code.align()
 
         interpretX87 = code.position
@@ -110,16 +124,12 @@ struct SharedRoutines {
         code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
         Self.callFunction(&code, ContextLayout.interpret)
         code.instruction(wide: false, 0x85, reg: 0, rm: .register(.rax))  // TEST
-        let stopped = code.jump(if: HostCondition.notEqual)
+        code.jump(if: HostCondition.notEqual, leave)
         let load = loadVectors
         Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
         Self.loadRegisters(&code, core)
         code.loadFlags()
         code.byte(0xc3)
-        code.land(stopped)
-        // Forgets where it was called from.
-        code.address(.rsp, HostMemory(.rsp, 8))
-        code.jump(leave)
         code.align()
 
         loadX87 = code.position

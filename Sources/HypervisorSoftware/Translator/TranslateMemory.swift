@@ -6,6 +6,16 @@ extension BlockTranslator {
     enum MemoryUse {
         case read
         case write
+        case fetch
+
+        /// The tag of an entry that allows it.
+        fileprivate var tagOffset: Int {
+            switch self {
+            case .read: TranslationBuffer.Entry.readTagOffset
+            case .write: TranslationBuffer.Entry.writeTagOffset
+            case .fetch: TranslationBuffer.Entry.fetchTagOffset
+            }
+        }
     }
 
     /// Computes the linear address of the operand of `i` in `target` alone. May change the host's flags where there is a
@@ -139,9 +149,8 @@ extension BlockTranslator {
             code.byte(distance)
         }
         code.arithmetic(4, wide: false, .number(first), Int32((set.entryCount - 1) * entrySize))
-        let tag = use == .read ? TranslationBuffer.Entry.readTagOffset : TranslationBuffer.Entry.writeTagOffset
         // The offset in the page, if it is the right one.
-        code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(tag)))
+        code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(use.tagOffset)))
         let missed: Int
         if aligned {
             code.instruction(wide: true, 0xf7, reg: 0, rm: .number(second))  // TEST

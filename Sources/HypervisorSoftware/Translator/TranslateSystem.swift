@@ -50,9 +50,11 @@ extension BlockTranslator {
         let set = isSuspended ? AccessSet.supervisorToUser : .supervisor
         code.instruction(wide: false, 0xc6, reg: 0, rm: inCore(routines.core.accessSet))
         code.byte(set.tag)
-        // The salt has the set's number plus one in bits 48 and 49: 1 or 3.
-        code.instruction(wide: true, .map0F, 0xba, reg: isSuspended ? 5 : 6, rm: .context(ContextLayout.salt))
-        code.byte(49)
+        let bit = ContextLayout.suspensionInSalt
+        for salt in [ContextLayout.salt, ContextLayout.farSalt] {
+            code.instruction(wide: false, 0x80, reg: isSuspended ? 1 : 4, rm: .context(salt))  // OR, AND
+            code.byte(isSuspended ? bit : ~bit)
+        }
     }
 
     /// PUSHF of 64 bits.

@@ -14,9 +14,19 @@
         /// For a check: system instructions are the interpreter's.
         private let leavesSystem: Bool
         private(set) var used: Int
+        /// How often control came to code that had become invalid: what led there must look its target up again.
+        private(set) var detours: UInt64 = 0
+        /// How many far targets of each context are in use.
+        private var farTargets = 0
         private(set) var counts = TranslatorCounts()
-        /// The linked jumps that lead to each block.
-        private var incoming: [Int: [Int]] = [:]
+        /// A jump or call that was linked: where its displacement is, and where it led to before.
+        private struct Link {
+            var site: Int
+            var unlinked: Int
+        }
+
+        /// The links that lead to each block.
+        private var incoming: [Int: [Link]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
         init?(_ core: SharedRoutines.CoreOffsets, leavesSystem: Bool) {
@@ -39,13 +49,31 @@
         func translate(
             _ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache, isPlain: Bool = false
         ) -> Int {
+            write(set, isPlain: isPlain) { block in
+                // SAFETY: the slots of a block and its closing slot.
+                block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+            }
+        }
+
+        /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
+        func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
+            let slot = blocks.store(crossing.instruction)
+            return write(set, isPlain: true) { block in
+                // SAFETY: the slots of the copy and its closing slot.
+                block.translateCrossing(slot, crossing.window) { unsafe blocks.instruction($0).pointee }
+            }
+        }
+
+        /// Has code written by `body`, which returns where to enter it.
+        private func write(_ set: AccessSet, isPlain: Bool, _ body: (inout BlockTranslator) -> Int) -> Int {
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
-            var block = BlockTranslator(code, routines, set, leavesSystem: leavesSystem, isPlain: isPlain)
-            // SAFETY: the slots of a block and its closing slot.
-            let entry = block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+            var block = BlockTranslator(
+                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, isPlain: isPlain)
+            let entry = body(&block)
             guard !block.code.overflowed else { return 0 }
             used = block.code.position
+            farTargets = block.farTargets
             counts.translations += 1
             return entry
         }
@@ -53,8 +81,8 @@
         /// Makes a jump in one block lead to another.
         func link(_ site: Int, to code: Int) {
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
+            incoming[code, default: []].append(Link(site: site, unlinked: assembler.target(site)))
             assembler.link(site, to: code)
-            incoming[code, default: []].append(site)
             counts.links += 1
         }
 
@@ -80,12 +108,16 @@
             assembler.byte(0xeb)
             assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
             // The jumps that led to it find what comes in its place.
-            for site in incoming.removeValue(forKey: code) ?? [] { assembler.link(site, to: site + 4) }
+            for link in incoming.removeValue(forKey: code) ?? [] { assembler.link(link.site, to: link.unlinked) }
         }
+
+        /// Control came to invalid code.
+        func noteDetour() { detours += 1 }
 
         /// Forgets all code.
         func empty() {
             used = routines.end
+            farTargets = 0
             incoming.removeAll(keepingCapacity: true)
         }
 

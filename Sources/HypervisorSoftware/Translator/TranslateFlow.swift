@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where control goes: jumps, calls and returns in 64-bit mode, and the ends of blocks. Intel SDM volume 2.
+//
+// A call of the guest is one of the host, too, so that the host predicts the return. On the host's stack lie, for each call
+// that has not returned, the guest's return address and, at the stack pointer, the host's. A return to the address that is
+// there goes to the code behind the host's call; any other takes one call off and looks its target up. Whatever leaves
+// translated code takes all of them off.
+
+extension BlockTranslator {
+    /// What lies on the host's stack for each call.
+    static let callFrameSize: Int32 = 16
+
+    // MARK: Transfers
+
+    /// Translates a jump, call or return that comes after `previous`. Returns whether the block goes on behind it.
+    mutating func translateFlow(_ i: DecodedInstruction, after previous: DecodedInstruction?) -> Bool {
+        switch i.handler {
+        case .jmp: edge(i.immediate, count: count)
+        case .call: call(i)
+        case .ret: returnFrom(i, isJump: previous?.writesStackTop ?? false)
+        case .jmpIndirect: jumpIndirect(i)
+        case .callIndirect: callIndirect(i)
+        default:
+            let condition = i.handler.rawValue - Handler.jo.rawValue
+            restoreFlags(FlagUse.condition(condition))
+            aside(code.jump(if: condition), .branch(target: i.immediate, count: count))
+            return true
+        }
+        return false
+    }
+
+    private mutating func call(_ i: DecodedInstruction) {
+        pushReturn(i, charging: true)
+        guard i.expectsReturn else { return edge(i.immediate, count: count) }
+        code.push(.first)
+        chargeOrLeave(for: i.immediate, count: count)
+        if i.immediate < 4096 {
+            let site = code.call()
+            aside(site, .dispatch(target: i.immediate, site: site))
+        } else {
+            goFar(i.immediate, isCall: true)
+        }
+        returnPoint(i)
+    }
+
+    /// The address behind `i` goes on the guest's stack; it is in the first register then.
+    private mutating func pushReturn(_ i: DecodedInstruction, charging: Bool) {
+        let top = accessStack(RegisterIndex.rsp, -8, .write)
+        leaveInstead(charging: charging)
+        code.load(.first, .context(ContextLayout.pageBase))
+        code.address(.first, HostMemory(.first, Int32(i.nextPageOffset)))
+        code.store(.first, top)
+        code.address(stackPointer, HostMemory(stackPointer, -8))
+    }
+
+    /// Where the host comes back to from the call `i`. Code may have changed meanwhile, but no translation of an address:
+    /// that leaves translated code. Memory may be accessed in another way than this block's, after STAC or CLAC.
+    private mutating func returnPoint(_ i: DecodedInstruction) {
+        let target = i.nextPageOffset
+        code.pop(.first)
+        code.address(.first, HostMemory(.first, -Int32(target)))
+        code.store(.first, .context(ContextLayout.pageBase))
+        if set != .user {
+            code.instruction(wide: false, 0xf6, reg: 0, rm: .context(ContextLayout.salt))  // TEST
+            code.byte(ContextLayout.suspensionInSalt)
+            let differs = set == .supervisor ? HostCondition.notEqual : HostCondition.equal
+            aside(code.jump(if: differs), .dispatch(target: target, site: 0))
+        }
+        goOn(target)
+    }
+
+    /// Charges the block; when the time slice is over the interpreter does the rest.
+    private mutating func chargeOrLeave() {
+        saveFlags()
+        charge(count)
+        flags.inHost = false
+        leaveAside(code.jump(if: HostCondition.negative), charging: false)
+    }
+
+    /// - Parameter isJump: the return address was just put where it is, so it is not one of a call.
+    private mutating func returnFrom(_ i: DecodedInstruction, isJump: Bool) {
+        chargeOrLeave()
+        let top = accessStack(RegisterIndex.rsp, 0, .read)
+        leaveInstead(charging: false)
+        code.load(.first, top)
+        let taken = Int32(8 + i.immediate)
+        if isJump {
+            lookUp(missing: .leave(count: 0))
+            code.address(stackPointer, HostMemory(stackPointer, taken))
+            followEntry(isCall: false)
+            return
+        }
+        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(HostMemory(.rsp, 8)))
+        aside(code.jump(if: HostCondition.notEqual), .returnElsewhere(taken: taken))
+        code.address(stackPointer, HostMemory(stackPointer, taken))
+        code.byte(0xc3)  // RET
+    }
+
+    /// The return address in the first register is not that of the last call.
+    mutating func returnElsewhere(taken: Int32) {
+        lookUp(missing: .leave(count: 0))
+        code.address(stackPointer, HostMemory(stackPointer, taken))
+        code.instruction(
+            wide: true, 0x3b, reg: HostRegister.rsp.rawValue, rm: .context(ContextLayout.hostStack))
+        let isEmpty = code.jump(if: HostCondition.equal)
+        // The host's prediction of returns loses one, too.
+        enterPage()
+        code.load(.first, entry(ContextLayout.jumpCode))
+        code.store(.first, HostMemory(.rsp))
+        code.byte(0xc2)  // RET
+        code.word(UInt16(Self.callFrameSize - 8))
+        code.land(isEmpty)
+        followEntry(isCall: false)
+    }
+
+    private mutating func jumpIndirect(_ i: DecodedInstruction) {
+        chargeOrLeave()
+        loadTarget(i)
+        lookUp(missing: .leave(count: 0))
+        followEntry(isCall: false)
+    }
+
+    private mutating func callIndirect(_ i: DecodedInstruction) {
+        chargeOrLeave()
+        loadTarget(i)
+        // Nothing is pushed before it is known that there is code to go to.
+        lookUp(missing: .leave(count: 0))
+        code.store(.second, .context(ContextLayout.temporary))
+        pushReturn(i, charging: false)
+        code.push(.first)
+        code.load(.second, .context(ContextLayout.temporary))
+        followEntry(isCall: true)
+        returnPoint(i)
+    }
+
+    private mutating func loadTarget(_ i: DecodedInstruction) {
+        if i.isMemory {
+            let memory = access(i, size: 8, .read)
+            leaveInstead(charging: false)
+            code.load(.first, memory)
+        } else {
+            code.instruction(wide: true, 0x8b, reg: HostRegister.first.rawValue, rm: source(i.rm))
+        }
+    }
+
+    // MARK: The end of a block
+
+    /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
+    mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
+
+    /// The same with `count` instructions; when the time slice is over the code leaves for `target`. Uses the first register.
+    mutating func chargeOrLeave(for target: UInt64, count: Int32) {
+        saveFlags()
+        flags.inHost = false
+        charge(count)
+        aside(code.jump(if: HostCondition.negative), .dispatch(target: target, site: 0))
+    }
+
+    /// Goes to `target`, an offset from the page base.
+    mutating func goOn(_ target: UInt64) {
+        if target < 4096 {
+            // Leads to what follows until it is linked.
+            let site = code.jump()
+            code.land(site)
+            leaveFor(target, site: site)
+        } else {
+            goFar(target, isCall: false)
+        }
+    }
+
+    /// Goes to `target`, an offset from the page base, in another page, which the context may know from the last time.
+    private mutating func goFar(_ target: UInt64, isCall: Bool) {
+        guard farTargets < ContextLayout.farTargetCount,
+            let distance = Int32(exactly: Int64(bitPattern: target & ~4095))
+        else {
+            makeTarget(target)
+            lookUp(missing: .dispatch(target: target, site: 0))
+            return followEntry(isCall: isCall)
+        }
+        let place = ContextLayout.farTargets + farTargets * ContextLayout.farTargetSize
+        farTargets += 1
+        makeFarKey()
+        code.instruction(
+            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(place + ContextLayout.farKey))
+        let unknown = code.jump(if: HostCondition.notEqual)
+        aside(unknown, .findFarTarget(target, place: place, resume: code.position))
+        code.arithmetic(0, wide: true, .context(ContextLayout.pageBase), distance)
+        let known = HostMemory.context(place + ContextLayout.farCode)
+        if isCall { code.callThrough(known) } else { code.jumpThrough(known) }
+    }
+
+    /// What a far target that is known now is good for, in the first register.
+    private mutating func makeFarKey() {
+        code.load(.first, .context(ContextLayout.pageBase))
+        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
+    }
+
+    /// Puts what the table of jump targets knows of `target` into the far target at `place`.
+    mutating func findFarTarget(_ target: UInt64, place: Int, resume: Int) {
+        makeTarget(target)
+        lookUp(missing: .dispatch(target: target, site: 0))
+        code.load(.first, entry(ContextLayout.jumpCode))
+        code.store(.first, .context(place + ContextLayout.farCode))
+        makeFarKey()
+        code.store(.first, .context(place + ContextLayout.farKey))
+        code.jump(resume)
+    }
+
+    /// The linear address of `target`, an offset from the page base, in the first register.
+    private mutating func makeTarget(_ target: UInt64) {
+        code.load(.first, .context(ContextLayout.pageBase))
+        if let near = Int32(exactly: Int64(bitPattern: target)) {
+            code.address(.first, HostMemory(.first, near))
+        } else {
+            code.moveImmediate(.second, target)
+            code.instruction(wide: true, 0x03, reg: HostRegister.first.rawValue, rm: .register(.second))
+        }
+    }
+
+    /// Leaves translated code for `target`, an offset from the page base.
+    mutating func leaveFor(_ target: UInt64, site: Int) {
+        code.moveImmediate(.first, target)
+        code.moveImmediate(.second, UInt64(site))
+        code.jump(routines.leaveToDispatch)
+    }
+
+    // MARK: The table of jump targets
+
+    /// Finds the code for the linear address in the first register. Where there is none the code goes on in `missing`.
+    private mutating func lookUp(missing: Aside) {
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
+        code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
+        code.instruction(wide: false, 0xc1, reg: 5, rm: .number(second))  // SHR
+        code.byte(UInt8(32 - ContextLayout.jumpIndexBits))
+        code.instruction(wide: false, 0xc1, reg: 4, rm: .number(second))  // SHL
+        code.byte(UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount))
+        code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpLinear)))
+        aside(code.jump(if: HostCondition.notEqual), missing)
+        code.load(.first, .context(ContextLayout.salt))
+        code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpSalt)))
+        aside(code.jump(if: HostCondition.notEqual), missing)
+    }
+
+    /// Goes to the code that `lookUp` found.
+    private mutating func followEntry(isCall: Bool) {
+        enterPage()
+        let place = entry(ContextLayout.jumpCode)
+        if isCall { code.callThrough(place) } else { code.jumpThrough(place) }
+    }
+
+    /// The page of the code that `lookUp` found becomes the page base.
+    private mutating func enterPage() {
+        code.load(.first, entry(ContextLayout.jumpPage))
+        code.store(.first, .context(ContextLayout.pageBase))
+    }
+
+    private func entry(_ field: Int) -> HostMemory {
+        HostMemory(
+            .context, index: .second,
+            Int32(truncatingIfNeeded: ContextLayout.jumpTable + field - ContextLayout.bias))
+    }
+}
+
+extension DecodedInstruction {
+    /// Whether a call is one that a return comes back from. A call that leads over some bytes behind it makes its own
+    /// address known, or is half of an indirect jump whose target nobody shall predict.
+    fileprivate var expectsReturn: Bool { immediate &- nextPageOffset > 16 }
+
+    /// Whether it puts a value at the top of the stack, as PUSH or MOV.
+    fileprivate var writesStackTop: Bool {
+        switch handler {
+        case .push64: return true
+        case .mov64MR: return base == RegisterIndex.rsp && index == RegisterIndex.zero && displacement == 0
+        default: return handler == .integer && operation == Operation.push.rawValue
+        }
+    }
+}
