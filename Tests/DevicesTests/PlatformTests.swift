@@ -132,11 +132,25 @@ struct PlatformTests {
         #expect(platform.localAPICs[0].acknowledgeInterrupt() == 0x50)
         let before = try machine.memory.read(at: PlatformLayout.generationPage, count: 16)
         #expect(before == platform.generation.identifier)
+        // What ADDR does in the guest.
+        try machine.memory.write([2], at: PlatformLayout.generationPage + 16)
         try platform.generation.regenerate()
         #expect(platform.localAPICs[0].acknowledgeInterrupt() == 0x60)
         let after = try machine.memory.read(at: PlatformLayout.generationPage, count: 16)
         #expect(after != before)
         #expect(after == platform.generation.identifier)
+    }
+
+    @Test(arguments: [(0, true), (1, false), (2, true)] as [(UInt8, Bool)])
+    func `a guest is told of a new generation id unless no driver has asked for it`(note: UInt8, isTold: Bool) throws {
+        machine.route(10, to: 0, vector: 0x60)
+        let place = PlatformLayout.generationPage + 16
+        #expect(try machine.memory.read(at: place, count: 1) == [1])
+        // Tables of older machines leave zero there.
+        try machine.memory.write([note], at: place)
+        try platform.generation.regenerate()
+        #expect(platform.localAPICs[0].acknowledgeInterrupt() == (isTold ? 0x60 : nil))
+        #expect(try machine.memory.read(at: place, count: 1) == [note])
     }
 
     @Test func `an injected NMI reaches processors that listen on LINT1`() {

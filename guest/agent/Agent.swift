@@ -10,8 +10,9 @@ struct Agent {
     /// Milliseconds between looks for the vsock driver, which somebody else may load.
     private static let retry: UInt32 = 200
     private static let longRetryAfter = 50
-    /// Milliseconds that pass without a conversation before there is a new worker on standby.
-    private static let lull: Int32 = 20
+    /// Milliseconds that pass without a conversation before there is a new worker on standby: in a copy that has just begun,
+    /// everything takes a while.
+    private static let lull: Int32 = 200
 
     static func main() {
         ignore_broken_pipes()

@@ -27,15 +27,16 @@ enum Freezer {
         guard let commandsGroup else { return -1 }
         return unsafe CommandStart.withText(commandsGroup) { unsafe open_any($0, O_RDONLY | O_DIRECTORY) }
     }()
-    /// 1 while groups are frozen, for all of the agent's processes: asking the groups takes longer.
-    private static var isFrozen: UnsafeMutablePointer<UInt8>? { unsafe shared_byte() }
+    /// The groups that are frozen, a line each, for all of the agent's processes: finding them takes longer.
+    private static var frozen: UnsafeMutablePointer<UInt32>? { unsafe shared_text() }
+    private static let longestText = Int(SHARED_SIZE) - 4
 
     /// Makes the group for commands below the agent's own. What an agent before this one has left frozen goes on.
     static func settle() {
-        unsafe _ = isFrozen
+        unsafe _ = frozen
         guard let group = commandsGroup else { return }
         unsafe CommandStart.withText(group) { unsafe _ = mkdir($0, 0o755) }
-        if Kernel.contents(ofFile: group + [UInt8]("/cgroup.freeze")).first == UInt8(ascii: "1") { thaw() }
+        if Kernel.contents(ofFile: group + [UInt8]("/cgroup.freeze")).first == UInt8(ascii: "1") { set("0", others()) }
         _ = commandsFolder
     }
 
@@ -61,9 +62,10 @@ enum Freezer {
     }
 
     static func freeze() {
-        setFrozen(true)
+        let groups = note(others())
+        set("1", groups)
         // Each tells by a file when all of its processes stand.
-        for group in others() {
+        for group in groups {
             var left = patience
             while left > 0, isHeld(group) == false {
                 _ = usleep(1000)
@@ -72,20 +74,34 @@ enum Freezer {
         }
     }
 
-    static func thaw() { setFrozen(false) }
-
-    /// Thaws when commands would stand.
-    static func thawIfFrozen() {
-        // SAFETY: a byte of shared memory that stays.
-        if unsafe isFrozen?.pointee != 0 { thaw() }
+    /// What `freeze` has frozen goes on.
+    static func thaw() {
+        guard let frozen = unsafe frozen else { return set("0", others()) }
+        // SAFETY: shared memory that stays; `note` has put as many bytes behind the length.
+        let length = unsafe Int(frozen.pointee)
+        guard length > 0 else { return }
+        let text = unsafe Array(UnsafeRawBufferPointer(start: frozen + 1, count: length))
+        set("0", text.split(separator: UInt8(ascii: "\n")).map { Array($0) })
+        unsafe frozen.pointee = 0
     }
 
-    private static func setFrozen(_ freezes: Bool) {
-        // SAFETY: a byte of shared memory that stays.
-        unsafe isFrozen?.pointee = freezes ? 1 : 0
-        for group in others() {
-            _ = write([UInt8(ascii: freezes ? "1" : "0")], group + [UInt8]("/cgroup.freeze"))
+    /// Keeps the groups for `thaw`, and returns them without those, after some hundred, that there is no room for.
+    private static func note(_ groups: [[UInt8]]) -> [[UInt8]] {
+        guard let frozen = unsafe frozen else { return groups }
+        var kept: [[UInt8]] = []
+        var text: [UInt8] = []
+        for group in groups where text.count + group.count < longestText {
+            kept.append(group)
+            text += group + [UInt8(ascii: "\n")]
         }
+        // SAFETY: shared memory that stays, with room for so many bytes behind the length.
+        unsafe UnsafeMutableRawBufferPointer(start: frozen + 1, count: text.count).copyBytes(from: text)
+        unsafe frozen.pointee = UInt32(text.count)
+        return kept
+    }
+
+    private static func set(_ value: StaticString, _ groups: [[UInt8]]) {
+        for group in groups { _ = write([UInt8](value), group + [UInt8]("/cgroup.freeze")) }
     }
 
     private static func isHeld(_ group: [UInt8]) -> Bool {

@@ -71,7 +71,7 @@ struct Session {
 
     private func execute(_ request: [UInt8], _ greeting: Frame?) throws(FrameError) {
         // A copy whose processes still stand: its pool and clock are right by now.
-        Freezer.thawIfFrozen()
+        Freezer.thaw()
         try RunningCommand(stream, try Execute(request), greeting: greeting).run()
     }
 

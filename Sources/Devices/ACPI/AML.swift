@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Builder for the bytecode that describes devices. Spec: ACPI 6.4 chapter 20, ACPI Machine Language.
 
+public import GuestMemory
+
 /// A piece of AML: an object, a statement or an expression, already encoded.
 public struct AML: Equatable, Sendable {
     public let bytes: [UInt8]
@@ -21,13 +23,18 @@ public struct AML: Equatable, Sendable {
         static let dualName: UInt8 = 0x2e
         static let multiName: UInt8 = 0x2f
         static let extended: UInt8 = 0x5b
+        static let region: UInt8 = 0x80  // after `extended`
+        static let field: UInt8 = 0x81  // after `extended`
         static let device: UInt8 = 0x82  // after `extended`
         static let argument: UInt8 = 0x68
+        static let store: UInt8 = 0x70
         static let notify: UInt8 = 0x86
         static let equal: UInt8 = 0x93
         static let `if`: UInt8 = 0xa0
         static let `return`: UInt8 = 0xa4
         static let serialized: UInt8 = 0x08  // method flag
+        static let systemMemory: UInt8 = 0  // region space
+        static let byteAccess: UInt8 = 1  // field flag
     }
 
     private init(_ bytes: [UInt8]) { self.bytes = bytes }
@@ -93,7 +100,26 @@ public struct AML: Equatable, Sendable {
         return AML([Opcode.method] + withLength(nameString(path) + [flags] + body.flatMap(\.bytes)))
     }
 
+    /// Guest memory that fields lie in.
+    public static func memoryRegion(_ path: String, at address: GuestPhysicalAddress, count: UInt64) -> AML {
+        AML(
+            [Opcode.extended, Opcode.region] + nameString(path) + [Opcode.systemMemory]
+                + integer(address.rawValue).bytes + integer(count).bytes)
+    }
+
+    /// The first byte of a region.
+    public static func byteField(_ name: String, in region: String) -> AML {
+        let bits: UInt8 = 8
+        return AML(
+            [Opcode.extended, Opcode.field]
+                + withLength(nameString(region) + [Opcode.byteAccess] + nameString(name) + [bits]))
+    }
+
     // MARK: Statements and expressions
+
+    public static func store(_ value: AML, in path: String) -> AML {
+        AML([Opcode.store] + value.bytes + nameString(path))
+    }
 
     /// Argument 0 to 6 of the method.
     public static func argument(_ index: Int) -> AML { AML([Opcode.argument + UInt8(min(max(index, 0), 6))]) }

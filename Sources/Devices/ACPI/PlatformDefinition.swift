@@ -42,19 +42,26 @@ enum PlatformDefinition {
 
     private static let powerButton = AML.device("PWRB", [.name("_HID", .eisaID("PNP0C0C"))])
 
-    /// Drivers know it by its compatible id; `ADDR` gives the halves of the address of the id.
+    /// Drivers know it by its compatible id; `ADDR` gives the halves of the address of the id, and notes that it was asked.
     private static let generation = AML.device(
         "VGEN",
         [
             .name("_HID", .string("SMOL0001")),
             .name("_CID", .string("VM_Gen_Counter")),
             .name("_DDN", .string("VM_Gen_Counter")),
-            .name(
+            .memoryRegion(
+                "PAGE", at: PlatformLayout.generationPage + VMGenerationID.Inquiry.offset, count: 1),
+            .byteField("NOTE", in: "PAGE"),
+            .method(
                 "ADDR",
-                .package([
-                    .integer(PlatformLayout.generationPage.rawValue & 0xffff_ffff),
-                    .integer(PlatformLayout.generationPage.rawValue >> 32),
-                ])),
+                [
+                    .store(.integer(UInt64(VMGenerationID.Inquiry.made)), in: "NOTE"),
+                    .returning(
+                        .package([
+                            .integer(PlatformLayout.generationPage.rawValue & 0xffff_ffff),
+                            .integer(PlatformLayout.generationPage.rawValue >> 32),
+                        ])),
+                ]),
         ])
 
     /// Interrupts that ask for a look at a device.

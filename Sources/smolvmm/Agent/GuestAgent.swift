@@ -15,13 +15,19 @@ import Machine
 struct GuestAgent: Sendable {
     /// Microseconds between looks at a guest that is not ready.
     private static let retry: UInt32 = 50_000
+    /// Microseconds for the agent to get ready for its next conversation, so that copies have nothing to do before it.
+    private static let settling: UInt32 = 20_000
 
     let path: String
     let control: MachineControl
 
     /// The guest writes to its disks what it has in memory, trims them, and holds its processes. A guest without an agent,
     /// or one that stands, is frozen as it is. Returns whether `proceed` has to follow.
-    func prepare() -> Bool { ask(.prepare) }
+    func prepare() -> Bool {
+        guard ask(.prepare) else { return false }
+        usleep(Self.settling)
+        return true
+    }
 
     /// The guest's processes go on.
     func proceed(wallClock: UInt64 = 0) { _ = ask(.proceed, wallClock: wallClock) }

@@ -84,15 +84,17 @@ static inline int receive_descriptor(int channel, unsigned char *byte) {
     return result;
 }
 
-/// A byte, zero at first, that this process has in common with children that it gets after the first call; NULL when there
-/// is no memory for it.
-static inline unsigned char *shared_byte(void) {
-    static unsigned char *byte;
-    if (byte == NULL) {
-        void *memory = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        if (memory != MAP_FAILED) byte = memory;
+enum { SHARED_SIZE = 64 << 10 };
+
+/// A text, empty at first, that this process has in common with children that it gets after the first call: its length, and
+/// behind that its bytes; NULL when there is no memory for it.
+static inline uint32_t *shared_text(void) {
+    static uint32_t *text;
+    if (text == NULL) {
+        void *memory = mmap(NULL, SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (memory != MAP_FAILED) text = memory;
     }
-    return byte;
+    return text;
 }
 
 /// Readable when a child has ended; the signal no longer interrupts.
