@@ -83,7 +83,9 @@ struct FlagReplay {
         case .test:
             block.sized(0x84, size, reg: block.begin(destination, .first), rm: block.source(destination))
         case .step:
-            block.code.instruction(wide: false, .map0F, 0xba, reg: 4, rm: .context(ContextLayout.flags))  // BT
+            // BT of 16 bits, as many as were stored: a wider load would wait for the store.
+            block.code.instruction(
+                prefix: 0x66, wide: false, .map0F, 0xba, reg: 4, rm: .context(ContextLayout.flags))
             block.code.byte(8)
             let isUp = Operation(rawValue: instruction.operation) == .inc
             let host = HostRegister(rawValue: block.begin(destination, .first)) ?? .first
