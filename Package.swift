@@ -65,7 +65,9 @@ let package = Package(
             dependencies: [
                 "CHost", "Host", "AgentProtocol", "HypervisorSoftware", "Machine", "Bundle", "DiskImage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-            ]),
+            ],
+            // The runtime's archives do not say that they need no executable stack, and the linker believes the worst.
+            linkerSettings: [.unsafeFlags(["-Xlinker", "-z", "-Xlinker", "noexecstack"], .when(platforms: [.linux]))]),
         .target(name: "CNative", path: "Tests/Support/CNative"),
         .target(name: "CBareGuests", path: "guest/bare"),
         .target(name: "TestSupport", path: "Tests/Support/TestSupport"),

@@ -341,6 +341,15 @@ def lists_and_stops(bench):
         require(name not in bench.run("list")[0], "list shows the machine after its end")
 
 
+def nothing_is_both_writable_and_executable(bench):
+    """no segment of the command, nor any memory of a running machine, is writable and executable"""
+    with bench.restore(bench.original.bundle) as machine:
+        machine.tick(RESTORE_SECONDS)
+        maps = pathlib.Path(f"/proc/{machine.process.pid}/maps").read_text(encoding="ascii")
+    both = [line for line in maps.splitlines() if {"w", "x"} <= set(line.split()[1])]
+    require(not both, "\n".join(["writable and executable:", *both]))
+
+
 def control_sockets_are_private(bench):
     """control sockets can be used by their owner only, and one left by a killed machine is cleaned up"""
     name = bench.new_name()
@@ -489,7 +498,8 @@ TESTS = [
     panic_has_its_status, snapshot_leaves_it_running, restores_twice, restores_at_the_same_time,
     restored_machine_freezes, freezes_when_told, clock_is_right, clock_goes_on_or_is_told, sleeps_for_days,
     several_processors, reboots_after_restore, lists_and_stops,
-    control_sockets_are_private, refuses_what_is_not_there, everyday_tools_read_it, inspect_and_verify_work,
+    nothing_is_both_writable_and_executable, control_sockets_are_private, refuses_what_is_not_there,
+    everyday_tools_read_it, inspect_and_verify_work,
     truncated_bundles_are_refused, flipped_bundles_are_refused, failed_snapshot_leaves_the_old_file,
     killed_snapshot_leaves_the_old_file, generic_kernel_boots,
 ] + cpu_tests.TESTS + disk_tests.TESTS + kvm_tests.TESTS + bare_tests.TESTS + agent_tests.TESTS + network_tests.TESTS
