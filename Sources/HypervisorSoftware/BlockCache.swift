@@ -22,6 +22,11 @@ struct BlockHeader {
     var set: AccessSet
     /// How often it ran before it was translated.
     var heat: UInt8 = 0
+
+    @inline(__always)
+    func isBlock(at physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> Bool {
+        self.physical == physical && self.mode == mode && self.set == set && isValid
+    }
 }
 
 /// Decoded code of a machine, and where it came from: what its processors have in common. They take turns on one thread.
@@ -195,7 +200,7 @@ extension SharedCode: MemoryObserver {
     /// Most slots that one block takes: header, instructions and the closing slot.
     static let longestBlock = 66
     fileprivate static let hashSize = 1 << 15
-    private static let recentSize = 1 << 12
+    private static let recentSize = 1 << 14
     /// Slots before this belong to the block of a single step.
     static let scratch: UInt32 = 1
     fileprivate static let firstFree = 4
@@ -244,7 +249,9 @@ extension SharedCode: MemoryObserver {
 
     /// To be called before a time slice: another processor may have emptied the arena.
     mutating func synchronize() {
-        if seenEvictions != shared.evictions { forgetRecent() }
+        guard seenEvictions != shared.evictions else { return }
+        forgetRecent()
+        clearRecent()
         seenEvictions = shared.evictions
     }
 
@@ -274,11 +281,7 @@ extension SharedCode: MemoryObserver {
         var slot = unsafe hashHeads[Self.hash(physical, mode)]
         while slot != 0 {
             let header = unsafe header(slot)
-            if unsafe header.pointee.physical == physical, unsafe header.pointee.mode == mode,
-                unsafe header.pointee.set == set, unsafe header.pointee.isValid
-            {
-                return slot
-            }
+            if unsafe header.pointee.isBlock(at: physical, mode, set) { return slot }
             slot = unsafe header.pointee.hashNext
         }
         return nil
@@ -327,6 +330,15 @@ extension SharedCode: MemoryObserver {
             return nil
         }
         return unsafe entry.pointee.slot
+    }
+
+    /// The block that ran last at `linear`, if that address leads to `physical` again: most processes come back to what they
+    /// had before.
+    func findFormer(_ linear: UInt64, _ physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
+        let entry = unsafe recent + Self.recentIndex(linear)
+        guard unsafe entry.pointee.linear == linear, unsafe entry.pointee.slot != 0 else { return nil }
+        let slot = unsafe entry.pointee.slot
+        return unsafe header(slot).pointee.isBlock(at: physical, mode, set) ? slot : nil
     }
 
     mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
@@ -382,8 +394,13 @@ extension SharedCode: MemoryObserver {
         // `context` has the low bits, and 0 where there is nothing.
         if generations[half] & 0x0fff_ffff == 0 {
             generations[half] &+= 1
-            unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
+            clearRecent()
         }
+    }
+
+    private func clearRecent() {
+        // SAFETY: it has as many elements.
+        unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
     }
 
     /// Room for a block of `longestBlock` slots, after emptying the arena if it is full. No block may be running.

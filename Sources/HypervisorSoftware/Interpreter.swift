@@ -86,7 +86,8 @@ extension Core {
     mutating func lookUp(_ linear: UInt64) throws(Fault) -> UInt32 {
         let physicalAddress = try fetchFrame(linear) | (linear & 4095)
         let isGlobal = translations.isGlobal(linear, accessSet)
-        if let slot = blocks.find(physicalAddress, mode, accessSet) {
+        let former = blocks.findFormer(linear, physicalAddress, mode, accessSet)
+        if let slot = former ?? blocks.find(physicalAddress, mode, accessSet) {
             blocks.remember(linear, mode, accessSet, slot, isGlobal: isGlobal)
             return slot
         }
