@@ -4,6 +4,7 @@
 import os
 import socket
 import statistics
+import struct
 import subprocess
 import threading
 import time
@@ -12,6 +13,9 @@ from harness import CACHE, INIT, Process, require, require_file, run
 
 BOOT_SECONDS = 300
 ECHO_PORT = 7
+AGENT_PORT = 1024
+# Kinds of frames: docs/agent-protocol.md.
+HELLO, EXECUTE, EXITED, FAILURE = 1, 2, 37, 39
 STREAM_BYTES = 1 << 30
 ROUNDS = 200
 
@@ -76,6 +80,33 @@ def round_trips(path):
     return times
 
 
+def frame(kind, payload):
+    return struct.pack("<IB", len(payload), kind) + payload
+
+
+def text(value):
+    return struct.pack("<I", len(value)) + value
+
+
+def execution(path):
+    """Milliseconds from the connection to the agent to the end of a command, for a client that runs already."""
+    hello = frame(HELLO, struct.pack("<HQ", 1, 0) + text(os.urandom(32)))
+    words = struct.pack("<I", 1) + text(b"true")
+    execute = frame(EXECUTE, words + struct.pack("<I", 0) + text(b"") + text(b"") + struct.pack("<BBHH", 0, 0, 0, 0))
+    started = time.perf_counter()
+    with connect(path, AGENT_PORT) as stream, stream.makefile("rb") as answers:
+        stream.sendall(hello + execute)
+        kind = None
+        while kind != EXITED:
+            header = answers.read(5)
+            require(len(header) == 5, "the agent ended the conversation")
+            length, kind = struct.unpack("<IB", header)
+            payload = answers.read(length)
+            require(kind != FAILURE, payload.decode(errors="replace"))
+    require(payload == b"\0\0", f"true ended with {payload!r}")
+    return (time.perf_counter() - started) * 1000
+
+
 def measure_agent(setup):
     """commands in a guest and in throw-away copies, vsock streams; nothing here has a peer without an agent of its own"""
     initramfs = require_file(CACHE / "initramfs-disk.cpio", "tools/bench")
@@ -94,6 +125,7 @@ def measure_agent(setup):
             command = [setup.smolvmm, "exec", name, "--", "true"]
             timed(command)
             show(f"exec NAME -- true, the whole command, {memory} MiB", [timed(command) for _ in range(4 * setup.runs)])
+            show("exec round trip, of a client that runs already", [execution(path) for _ in range(4 * setup.runs)])
             show("vsock round trip of one byte through the guest's echo", round_trips(path))
             show("vsock echo of 1 GiB, each way", [throughput(path)], "MB/s")
             status, _, errors = run([setup.smolvmm, "snapshot", name, "-o", bundle])
