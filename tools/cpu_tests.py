@@ -10,7 +10,8 @@ import time
 from harness import CACHE, Shell, Skip, require, run
 from measure_cpu import Native, preparation, result, suite
 
-BOOT_SECONDS = 120
+# With both engines side by side a boot takes a minute, and more where others use the processors.
+BOOT_SECONDS = 400
 JOBS_SECONDS = 600
 SNAPSHOTS = 4
 BLOCKS = 500
