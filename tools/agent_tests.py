@@ -55,9 +55,14 @@ def vsock_path(bench, name):
 
 def connect(bench, name, port):
     """A stream to a port of the guest's, or None when it refused."""
+    return connect_at(vsock_path(bench, name), port)
+
+
+def connect_at(path, port):
+    """The same through a machine's vsock at `path`."""
     stream = socket.socket(socket.AF_UNIX)
     stream.settimeout(STREAM_SECONDS)
-    stream.connect(vsock_path(bench, name))
+    stream.connect(path)
     stream.sendall(f"CONNECT {port}\n".encode())
     line = b""
     while not line.endswith(b"\n"):

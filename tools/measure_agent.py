@@ -9,11 +9,10 @@ import subprocess
 import threading
 import time
 
+from agent_tests import AGENT_PORT, ECHO_PORT, connect_at
 from harness import CACHE, INIT, Process, require, require_file, run
 
 BOOT_SECONDS = 300
-ECHO_PORT = 7
-AGENT_PORT = 1024
 # Kinds of frames: docs/agent-protocol.md.
 HELLO, EXECUTE, EXITED, FAILURE = 1, 2, 37, 39
 STREAM_BYTES = 1 << 30
@@ -33,14 +32,8 @@ def show(title, values, unit="ms"):
 
 
 def connect(path, port):
-    stream = socket.socket(socket.AF_UNIX)
-    stream.connect(path)
-    stream.sendall(f"CONNECT {port}\n".encode())
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = stream.recv(1)
-        require(byte, f"nobody listens at port {port}")
-        line += byte
+    stream = connect_at(path, port)
+    require(stream, f"nobody listens at port {port}")
     return stream
 
 

@@ -16,6 +16,19 @@
 static inline void chost_return_memory(void) { malloc_trim(0); }
 #endif
 
+/// Asks for large pages in `size` bytes at `start` that are about to be written, where the host has them.
+static inline void chost_prefer_large_pages(void *start, size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096;
+    uintptr_t first = ((uintptr_t)start + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)start + size) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)start;
+    (void)size;
+#endif
+}
+
 /// Maps `size` bytes, whole pages, of zero-filled private memory; NULL with errno set when refused.
 static inline void *chost_map_anonymous(size_t size) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -29,23 +42,8 @@ static inline void *chost_map_anonymous(size_t size) {
     size_t before = (alignment - (uintptr_t)start % alignment) % alignment;
     if (before != 0) munmap(start, before);
     if (before != alignment) munmap(start + before + size, alignment - before);
-#ifdef MADV_HUGEPAGE
-    madvise(start + before, size, MADV_HUGEPAGE);
-#endif
+    chost_prefer_large_pages(start + before, size);
     return start + before;
-}
-
-/// Asks for large pages in `size` bytes at `start` that are about to be written, where the host has them.
-static inline void chost_prefer_large_pages(void *start, size_t size) {
-#ifdef MADV_HUGEPAGE
-    const uintptr_t page = 4096;
-    uintptr_t first = ((uintptr_t)start + page - 1) / page * page;
-    uintptr_t end = ((uintptr_t)start + size) / page * page;
-    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE);
-#else
-    (void)start;
-    (void)size;
-#endif
 }
 
 /// Gives whole pages back to the host: they read as zero afterwards. 0, or -1 with errno set and nothing changed.

@@ -49,6 +49,8 @@ struct AccessGroups {
         /// The position of the first access.
         var first: Int
         var members = 1
+        /// Its number in the context; -1 when it has no place there.
+        var place = -1
     }
 
     private struct Reference {
@@ -57,8 +59,6 @@ struct AccessGroups {
     }
 
     private var groups: [Group] = []
-    /// The place in the context of each group, or -1.
-    private var places: [Int] = []
     /// By position: the access through ModRM, and the one to the stack.
     private var operands = InlineArray<64, Reference>(repeating: Reference())
     private var stacks = InlineArray<64, Reference>(repeating: Reference())
@@ -88,10 +88,9 @@ struct AccessGroups {
             note(i, plan)
         }
         var used = 0
-        for group in groups {
-            let isUsed = group.members > 1 && used < Self.most
-            places.append(isUsed ? used : -1)
-            if isUsed { used += 1 }
+        for number in groups.indices where groups[number].members > 1 && used < Self.most {
+            groups[number].place = used
+            used += 1
         }
     }
 
@@ -171,10 +170,11 @@ struct AccessGroups {
     func stack(_ position: Int) -> Member? { member(stacks[position], position) }
 
     private func member(_ reference: Reference, _ position: Int) -> Member? {
-        guard reference.group >= 0, places[reference.group] >= 0 else { return nil }
+        guard reference.group >= 0 else { return nil }
         let group = groups[reference.group]
+        guard group.place >= 0 else { return nil }
         return Member(
-            group: places[reference.group], isFirst: group.first == position,
+            group: group.place, isFirst: group.first == position,
             lowest: Int32(truncatingIfNeeded: group.low - group.base),
             span: Int32(truncatingIfNeeded: group.high - group.low), use: group.writes ? .write : .read,
             offset: Int32(truncatingIfNeeded: reference.low - group.low))

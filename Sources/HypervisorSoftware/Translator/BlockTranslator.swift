@@ -33,18 +33,13 @@ struct BlockTranslator: ~Copyable {
         /// Where the displacement of the jump to it is.
         var place: Int
         var slot: UInt32
-        /// How things are when it is taken.
-        var flags: FlagState
-        var vectorsLoaded: Bool
-        var x87Loaded: Bool
+        var state: BlockState
         var aside: Aside
     }
 
     /// How a block that jumps to itself is when it does: its code is written a second time, to begin like that.
-    fileprivate struct Loop {
-        var flags: FlagState
-        var vectorsLoaded: Bool
-        var x87Loaded: Bool
+    private struct Loop {
+        var state: BlockState
         /// The jumps to it.
         var places: [Int] = []
     }
@@ -71,18 +66,27 @@ struct BlockTranslator: ~Copyable {
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
     /// The jumps of this instruction that lead to `.interpret`, and where the flags are there.
-    private var misses: [(place: Int, flags: FlagState)] = []
+    private var misses: [(place: Int, state: BlockState)] = []
     /// Its accesses, if they belong to groups.
     private(set) var operandMember: AccessGroups.Member?
     private(set) var stackMember: AccessGroups.Member?
     /// It changes a register that the flags would follow from, and they are needed after it.
     private(set) var losesFlags = false
 
-    var flags = FlagState()
-    /// The block has made sure that the vector registers are loaded.
-    var vectorsLoaded = false
-    /// The block has made sure that the x87 unit is in the host's, and noted the page of its last instruction.
-    var x87Loaded = false
+    private var state = BlockState()
+    var flags: FlagState {
+        get { state.flags }
+        set { state.flags = newValue }
+    }
+    var vectorsLoaded: Bool {
+        get { state.vectorsLoaded }
+        set { state.vectorsLoaded = newValue }
+    }
+    var x87Loaded: Bool {
+        get { state.x87Loaded }
+        set { state.x87Loaded = newValue }
+    }
+    /// The block has noted the page of the x87 unit's last instruction.
     var x87PageNoted = false
 
     init(
@@ -126,9 +130,7 @@ struct BlockTranslator: ~Copyable {
         guard let loop else { return entry }
         for place in loop.places { code.land(place) }
         self.loop?.places.removeAll()
-        flags = loop.flags
-        vectorsLoaded = loop.vectorsLoaded
-        x87Loaded = loop.x87Loaded
+        state = loop.state
         x87PageNoted = false
         let again = code.position
         translateOnce(firstSlot, total, plans, live, groups, instruction)
@@ -150,12 +152,11 @@ struct BlockTranslator: ~Copyable {
             misses.removeAll(keepingCapacity: true)
             operandMember = groups.operand(position)
             stackMember = groups.stack(position)
-            let changesSource = RegisterUse.written(i, plans[position]) & (flags.replay?.registers ?? 0) != 0
+            let source = flags.replay?.registers ?? 0
+            let changesSource = source != 0 && RegisterUse.written(i, plans[position]) & source != 0
             let use = plans[position].flagUse(i)
-            let steps =
-                plans[position] == .integer
-                && FlagReplay(i, hasCarry: flags.hasCarryInContext)?.takesCarry == true
-            losesFlags = changesSource && !steps && !live[position].subtracting(use.replaces).isEmpty
+            losesFlags =
+                changesSource && !live[position].subtracting(use.replaces).isEmpty && !steps(i, plans[position])
             if losesFlags, operandMember == nil, stackMember == nil, !plans[position].canStop(i) { keepFlags() }
             switch plans[position] {
             case .nothing: break
@@ -183,7 +184,7 @@ struct BlockTranslator: ~Copyable {
             for miss in misses {
                 let resume = code.position
                 let aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
-                append(miss.place, miss.flags, aside)
+                append(miss.place, miss.state, aside)
             }
         }
         if open {
@@ -198,6 +199,11 @@ struct BlockTranslator: ~Copyable {
             next += 1
         }
         asides.removeAll(keepingCapacity: true)
+    }
+
+    /// Whether `i` is one of INC and DEC that leaves CF in the context.
+    private func steps(_ i: DecodedInstruction, _ plan: TranslationPlan) -> Bool {
+        plan == .integer && FlagReplay(i, hasCarry: flags.hasCarryInContext)?.takesCarry == true
     }
 
     /// The interpreter runs `i`.
@@ -305,7 +311,7 @@ struct BlockTranslator: ~Copyable {
     // MARK: Leaving the straight path
 
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
-    mutating func interpretAside(_ place: Int) { misses.append((place, flags)) }
+    mutating func interpretAside(_ place: Int) { misses.append((place, state)) }
 
     /// A jump out of the block before this instruction.
     mutating func leaveAside(_ place: Int, charging: Bool) {
@@ -315,26 +321,21 @@ struct BlockTranslator: ~Copyable {
     /// The jumps to the interpretation of this instruction lead out of the block.
     mutating func leaveInstead(charging: Bool) {
         for miss in misses {
-            append(miss.place, miss.flags, .leave(count: charging ? count : 0))
+            append(miss.place, miss.state, .leave(count: charging ? count : 0))
         }
         misses.removeAll(keepingCapacity: true)
     }
 
-    mutating func aside(_ place: Int, _ aside: Aside) { append(place, flags, aside) }
+    mutating func aside(_ place: Int, _ aside: Aside) { append(place, state, aside) }
 
-    private mutating func append(_ place: Int, _ flags: FlagState, _ aside: Aside) {
-        asides.append(
-            Branch(
-                place: place, slot: slot, flags: flags, vectorsLoaded: vectorsLoaded, x87Loaded: x87Loaded, aside: aside
-            ))
+    private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
+        asides.append(Branch(place: place, slot: slot, state: state, aside: aside))
     }
 
     private mutating func translateAside(_ branch: Branch) {
         code.land(branch.place)
         slot = branch.slot
-        flags = branch.flags
-        vectorsLoaded = branch.vectorsLoaded
-        x87Loaded = branch.x87Loaded
+        state = branch.state
         if case .branch(let target, let count) = branch.aside { return edge(target, count: count) }
         saveFlags()
         switch branch.aside {
@@ -383,28 +384,16 @@ struct BlockTranslator: ~Copyable {
     /// Control goes to the start of the block itself, where the flags may be as they are now.
     private mutating func repeatBlock(count: Int32) {
         giveUpHostFlags()
-        if let loop, !loop.begins(flags, vectorsLoaded, x87Loaded) { saveFlags() }
+        if let loop, !loop.state.isMet(by: state) { saveFlags() }
         flags.inHost = false
         charge(count)
         aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
-        if loop == nil, !flags.inContext || vectorsLoaded || x87Loaded {
-            loop = Loop(flags: flags, vectorsLoaded: vectorsLoaded, x87Loaded: x87Loaded)
-        }
-        if loop?.begins(flags, vectorsLoaded, x87Loaded) == true {
+        if loop == nil, !flags.inContext || vectorsLoaded || x87Loaded { loop = Loop(state: state) }
+        if loop?.state.isMet(by: state) == true {
             loop?.places.append(code.jump())
         } else {
             code.jump(entry)
         }
-    }
-}
-
-extension BlockTranslator.Loop {
-    /// Whether the code may be entered when flags and registers are like that.
-    fileprivate func begins(_ flags: FlagState, _ vectorsLoaded: Bool, _ x87Loaded: Bool) -> Bool {
-        guard vectorsLoaded || !self.vectorsLoaded, x87Loaded || !self.x87Loaded else { return false }
-        if self.flags.inContext { return flags.inContext }
-        guard let replay = self.flags.replay, let other = flags.replay else { return false }
-        return replay.isSame(as: other)
     }
 }
 

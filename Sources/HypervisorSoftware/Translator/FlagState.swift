@@ -15,6 +15,23 @@ struct FlagState {
     var hasCarryInContext: Bool { inContext || replay?.takesCarry == true }
 }
 
+/// How things are at one place of a block's code.
+struct BlockState {
+    var flags = FlagState()
+    /// The block has made sure that the vector registers are loaded.
+    var vectorsLoaded = false
+    /// The block has made sure that the x87 unit is in the host's.
+    var x87Loaded = false
+
+    /// Whether code that begins like this may be entered when things are as in `other`.
+    func isMet(by other: BlockState) -> Bool {
+        guard other.vectorsLoaded || !vectorsLoaded, other.x87Loaded || !x87Loaded else { return false }
+        if flags.inContext { return other.flags.inContext }
+        guard let replay = flags.replay, let another = other.flags.replay else { return false }
+        return replay.isSame(as: another)
+    }
+}
+
 /// An instruction whose flags the guest's registers after it still tell.
 struct FlagReplay {
     private enum Method {

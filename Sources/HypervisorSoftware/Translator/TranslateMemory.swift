@@ -21,22 +21,18 @@ extension BlockTranslator {
     /// Computes the linear address of the operand of `i` in `target` alone. May change the host's flags where there is a
     /// segment, or an index.
     mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister) {
-        makeOffset(i, target, displacement: i.displacement, spare: nil)
+        makeOffset(i, target, spare: nil)
         if let segment = segmentPlace(i) {
             code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(segment))
         }
     }
 
     /// Computes the offset of the operand of `i` in `target`. With a register to spare the host's flags stay.
-    mutating func makeOffset(
-        _ i: DecodedInstruction, _ target: HostRegister, displacement: Int32, spare: HostRegister?
-    ) {
+    mutating func makeOffset(_ i: DecodedInstruction, _ target: HostRegister, spare: HostRegister?) {
+        let displacement = i.displacement
+        guard let index = home(i.index) else { return makeAddress(i.base, displacement, target) }
         let base = home(i.base)
-        let index = home(i.index)
         switch (base, index) {
-        case (.slot(let place), nil):
-            code.load(target, .context(place))
-            if displacement != 0 { code.address(target, HostMemory(target, displacement)) }
         case (.slot(let place), .register(let index)) where index != target:
             code.load(target, .context(place))
             code.address(target, HostMemory(target, index: index, scale: i.scale, displacement))
@@ -55,9 +51,8 @@ extension BlockTranslator {
         case (nil, .slot(let place)):
             code.load(target, .context(place))
             code.address(target, HostMemory(nil, index: target, scale: i.scale, displacement))
-        case (nil, nil): code.moveImmediate(target, UInt64(bitPattern: Int64(displacement)))
         default:
-            code.address(target, HostMemory(base?.register, index: index?.register, scale: i.scale, displacement))
+            code.address(target, HostMemory(base?.register, index: index.register, scale: i.scale, displacement))
         }
     }
 
@@ -102,7 +97,7 @@ extension BlockTranslator {
     mutating func accessStack(_ register: UInt8, _ distance: Int32, _ use: MemoryUse) -> HostMemory {
         if let stackMember { return reach(stackMember, register) }
         giveUpHostFlags()
-        makeAddress(register, distance)
+        makeAddress(register, distance, .second)
         interpretAside(lookUpPage(size: 8, use, aligned: false))
         keepFlags()
         return HostMemory(.second)
@@ -113,7 +108,7 @@ extension BlockTranslator {
         let place = ContextLayout.groups + member.group * 8
         if member.isFirst {
             giveUpHostFlags()
-            makeAddress(base, member.lowest)
+            makeAddress(base, member.lowest, .second)
             let missed = lookUpPage(size: member.span, member.use, aligned: false)
             aside(missed, .tail(count: count - 1))
             code.store(.second, .context(place))
@@ -124,14 +119,14 @@ extension BlockTranslator {
         return HostMemory(.second, member.offset)
     }
 
-    /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in the second register.
-    mutating func makeAddress(_ register: UInt8, _ displacement: Int32) {
+    /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in `target`. The host's flags stay.
+    private mutating func makeAddress(_ register: UInt8, _ displacement: Int32, _ target: HostRegister) {
         switch home(register) {
-        case nil: code.moveImmediate(.second, UInt64(bitPattern: Int64(displacement)))
-        case .register(let host): code.address(.second, HostMemory(host, displacement))
+        case nil: code.moveImmediate(target, UInt64(bitPattern: Int64(displacement)))
+        case .register(let host): code.address(target, HostMemory(host, displacement))
         case .slot(let place):
-            code.load(.second, .context(place))
-            if displacement != 0 { code.address(.second, HostMemory(.second, displacement)) }
+            code.load(target, .context(place))
+            if displacement != 0 { code.address(target, HostMemory(target, displacement)) }
         }
     }
 
