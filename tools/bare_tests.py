@@ -6,8 +6,8 @@ import os
 import subprocess
 
 from harness import FAILED, ROOT, Skip, require, run
+from kvm_tests import succeed_on_kvm_host
 
-HOST_SECONDS = 600
 GUEST_SECONDS = 60
 MODULE_TESTS = ROOT / ".build-tests/release/smolvmmPackageTests.xctest"
 # What guest/bare/platform.S says for each errand, its lines joined by spaces.
@@ -58,12 +58,9 @@ def bare_guest_runs_under_kvm(bench):
     kernel, software, kvm, avx = (bench.file(name) for name in ["bare", "bare-software", "bare-kvm", "bare-avx"])
     subprocess.run([ROOT / "guest/build-bare-kernel", kernel], check=True)
     freeze(bench, kernel, software)
-    status, output, errors = run(
-        [ROOT / "tools/kvm-host", "--smolvmm", bench.smolvmm, "--timeout", HOST_SECONDS, "--file", f"{kernel}:bare",
-         "--file", f"{bench.initramfs}:initramfs", "--file", f"{software}:software", "--output", f"kvm:{kvm}", "--output",
-         f"avx:{avx}", "--",
-         "sh", "-c", SCRIPT], HOST_SECONDS + 60)
-    require(status == 0, f"status {status}\n{output}{errors}")
+    output, errors = succeed_on_kvm_host(
+        "sh", "-c", SCRIPT, files=[f"{kernel}:bare", f"{bench.initramfs}:initramfs", f"{software}:software"],
+        outputs=[f"kvm:{kvm}", f"avx:{avx}"], options=["--smolvmm", bench.smolvmm])
     found = {}
     for line in output.splitlines():
         errand, _, said = line.partition(": ")
@@ -84,11 +81,9 @@ def module_tests_pass_under_kvm(bench):
     """the modules' own guests are right under hardware KVM, too, with the registers of AVX"""
     if not MODULE_TESTS.exists():
         raise Skip("'tools/test --fast' was not run")
-    status, output, errors = run(
-        [ROOT / "tools/kvm-host", "--timeout", HOST_SECONDS, "--memory", "3G", "--file", f"{MODULE_TESTS}:tests",
-         "--",
-         "./tests", "--testing-library", "swift-testing", "--filter", "HypervisorTests"], HOST_SECONDS + 60)
-    require(status == 0, f"status {status}\n{output[-3000:]}{errors[-3000:]}")
+    output, errors = succeed_on_kvm_host(
+        "./tests", "--testing-library", "swift-testing", "--filter", "HypervisorTests", files=[f"{MODULE_TESTS}:tests"],
+        options=["--memory", "3G"])
     output += errors
     require("guests are tried under KVM, too\" passed" in output, f"KVM was not tried\n{output[-3000:]}")
     require("skipped" not in output, f"something was not tried\n{output[-3000:]}")
