@@ -22,6 +22,8 @@ struct BlockHeader {
     var set: AccessSet
     /// How often it ran before it was translated.
     var heat: UInt8 = 0
+    /// Whether its translation has other blocks in it.
+    var hasJoined = false
 
     @inline(__always)
     func isBlock(at physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> Bool {
@@ -49,6 +51,8 @@ struct BlockHeader {
     private(set) var lockstep: Lockstep?
     /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
     fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: 512)
+    /// The granules of the blocks that are in the translations of others, by the slots of those.
+    private var joinedGranules: [UInt32: UInt64] = [:]
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
@@ -110,7 +114,7 @@ struct BlockHeader {
         while slot != 0 {
             let header = unsafe header(slot)
             let next = unsafe header.pointee.pageNext
-            let own = self.granules(slot)
+            let own = self.granules(slot) | (unsafe header.pointee.hasJoined ? joinedGranules[slot] ?? 0 : 0)
             if own & granules != 0 {
                 invalidateBlock(slot)
             } else {
@@ -135,6 +139,12 @@ struct BlockHeader {
         return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
     }
 
+    /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
+    fileprivate func join(_ slot: UInt32, _ joined: [UInt32]) {
+        joinedGranules[slot] = joined.reduce(0) { $0 | granules($1) }
+        unsafe header(slot).pointee.hasJoined = true
+    }
+
     private func invalidateBlock(_ slot: UInt32) {
         let header = unsafe header(slot)
         guard unsafe header.pointee.isValid else { return }
@@ -146,6 +156,7 @@ struct BlockHeader {
             unsafe instruction.pointee.handler = .blockInvalid
         }
         unsafe header.pointee.isValid = false
+        if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
         if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
         // Links to it are not followed: no time slice is that long.
         unsafe header.pointee.count = .max
@@ -173,6 +184,7 @@ struct BlockHeader {
         evictions += 1
         invalidations += 1
         translator?.empty()
+        joinedGranules.removeAll(keepingCapacity: true)
         for index in crossings.indices { crossings[index]?.code = 0 }
     }
 }
@@ -432,6 +444,9 @@ extension SharedCode: MemoryObserver {
         shared.used = Int(slot) + slots
         shared.decoded += 1
     }
+
+    /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
+    func join(_ slot: UInt32, _ joined: [UInt32]) { shared.join(slot, joined) }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }

@@ -79,7 +79,8 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         let checked = code.lockstep.map { [("runs that both engines agreed on", $0.runs)] } ?? []
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
-            ("blocks translated", translator.translations), ("jumps linked", translator.links),
+            ("blocks translated", translator.translations), ("blocks joined to others", translator.joins),
+            ("jumps linked", translator.links),
             ("blocks translated again because memory was in two pages", translator.tails),
             ("times that all blocks were forgotten", UInt64(code.evictions)),
             ("blocks interpreted", sum.interpretedBlocks), ("translated code entered", sum.entries),

@@ -7,7 +7,7 @@ import X86
 
 extension SoftwareConfiguration {
     /// One processor; the translator does not wait until code runs often.
-    static func eager(_ engine: SoftwareEngine) -> SoftwareConfiguration {
-        SoftwareConfiguration(model: .x86_64_v2, processors: 1, engine: engine, translationHeat: 1)
+    static func eager(_ engine: SoftwareEngine, heat: UInt8 = 1) -> SoftwareConfiguration {
+        SoftwareConfiguration(model: .x86_64_v2, processors: 1, engine: engine, translationHeat: heat)
     }
 }

@@ -45,6 +45,8 @@ struct BlockTranslator: ~Copyable {
     }
 
     static let longest = 64
+    /// Most instructions of blocks that are joined to one.
+    private static let mostJoined = 40
 
     var code: Assembler
     let routines: SharedRoutines
@@ -55,11 +57,20 @@ struct BlockTranslator: ~Copyable {
     var farTargets: Int
     /// Whether accesses are put together, and jumps of the block to itself are treated in a way of their own.
     private let isPlain: Bool
+    /// Finds the blocks that this one leads to.
+    private let neighbours: Neighbours?
     /// Where the block is entered, and the offset in its page.
     private var entry = 0
     private var start: UInt64 = 0
     private var loop: Loop?
     private var asides: [Branch] = []
+    /// The blocks that were joined to this one, in all its copies.
+    private(set) var joined: [UInt32] = []
+    /// Those joined to the present copy, and their instructions.
+    private var present: [UInt32] = []
+    private var instructionsJoined = 0
+    /// The block that is to be written next, where control comes to it, and what is charged before it.
+    private var join: (block: Neighbour, count: Int32)?
 
     // The instruction being translated.
     var slot: UInt32 = 0
@@ -91,7 +102,7 @@ struct BlockTranslator: ~Copyable {
 
     init(
         _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool,
-        isPlain: Bool
+        isPlain: Bool, neighbours: Neighbours?
     ) {
         self.code = code
         self.routines = routines
@@ -99,6 +110,7 @@ struct BlockTranslator: ~Copyable {
         self.farTargets = farTargets
         self.leavesSystem = leavesSystem
         self.isPlain = isPlain
+        self.neighbours = neighbours
         asides.reserveCapacity(32)
     }
 
@@ -108,62 +120,101 @@ struct BlockTranslator: ~Copyable {
     ) -> Int {
         start = UInt64(instruction(firstSlot).pageOffset)
         entry = prologue(start)
-        let total = min(total, Self.longest)
-        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
-        var live = InlineArray<64, Flags>(repeating: .status)
-        for position in 0..<total { plans[position] = plan(instruction(firstSlot + UInt32(position))) }
-        let groups =
-            isPlain
-            ? AccessGroups()
-            : AccessGroups(count: total, { plans[$0] }, { instruction(firstSlot + UInt32($0)) })
-        var needed = Flags.status
-        for position in stride(from: total - 1, through: 0, by: -1) {
-            let i = instruction(firstSlot + UInt32(position))
-            live[position] = needed
-            let use = plans[position].flagUse(i)
-            let isReachable = groups.isReachable(position) && plans[position] == .integer
-            needed =
-                plans[position].canStop(i) && !isReachable
-                ? .status : needed.subtracting(use.replaces).union(use.reads)
-        }
-        translateOnce(firstSlot, total, plans, live, groups, instruction)
+        let run = Run(firstSlot, min(total, Self.longest), instruction, &self)
+        translateOnce(run, instruction)
         guard let loop else { return entry }
         for place in loop.places { code.land(place) }
         self.loop?.places.removeAll()
         state = loop.state
-        x87PageNoted = false
         let again = code.position
-        translateOnce(firstSlot, total, plans, live, groups, instruction)
+        translateOnce(run, instruction)
         for place in self.loop?.places ?? [] { code.link(place, to: again) }
         return entry
     }
 
-    /// Writes the code once, with what lies beside it.
-    private mutating func translateOnce(
-        _ firstSlot: UInt32, _ total: Int, _ plans: InlineArray<64, TranslationPlan>,
-        _ live: InlineArray<64, Flags>, _ groups: AccessGroups,
-        _ instruction: (UInt32) -> DecodedInstruction
+    /// A block's instructions, and what is known of them before any code is written.
+    private struct Run {
+        var firstSlot: UInt32
+        var total: Int
+        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
+        /// The flags that are seen after each.
+        var live = InlineArray<64, Flags>(repeating: .status)
+        var groups = AccessGroups()
+
+        init(
+            _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction,
+            _ block: inout BlockTranslator
+        ) {
+            self.firstSlot = firstSlot
+            self.total = total
+            for position in 0..<total { plans[position] = block.plan(instruction(firstSlot + UInt32(position))) }
+            if !block.isPlain {
+                groups = AccessGroups(count: total, { plans[$0] }, { instruction(firstSlot + UInt32($0)) })
+            }
+            var needed = Flags.status
+            for position in stride(from: total - 1, through: 0, by: -1) {
+                let i = instruction(firstSlot + UInt32(position))
+                live[position] = needed
+                let use = plans[position].flagUse(i)
+                let isReachable = groups.isReachable(position) && plans[position] == .integer
+                needed =
+                    plans[position].canStop(i) && !isReachable
+                    ? .status : needed.subtracting(use.replaces).union(use.reads)
+            }
+        }
+    }
+
+    /// Writes the code once, with the blocks that are joined to it and what lies beside it.
+    private mutating func translateOnce(_ run: Run, _ instruction: (UInt32) -> DecodedInstruction) {
+        present.removeAll(keepingCapacity: true)
+        instructionsJoined = 0
+        translateStraight(run, after: 0, instruction)
+        translateJoined(instruction)
+        // Asides may make others.
+        var next = 0
+        while next < asides.count {
+            translateAside(asides[next])
+            translateJoined(instruction)
+            next += 1
+        }
+        asides.removeAll(keepingCapacity: true)
+    }
+
+    /// Writes the blocks that control goes on in from here.
+    private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
+        while let (block, count) = join {
+            join = nil
+            let run = Run(block.slot + 1, block.count, instruction, &self)
+            translateStraight(run, after: count, instruction)
+        }
+    }
+
+    /// Writes the straight path of a block, with `before` instructions to be charged when it begins.
+    private mutating func translateStraight(
+        _ run: Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
+        x87PageNoted = false
         var open = true
-        for position in 0..<total where open {
-            slot = firstSlot + UInt32(position)
-            self.count = Int32(position + 1)
+        for position in 0..<run.total where open {
+            slot = run.firstSlot + UInt32(position)
+            self.count = before + Int32(position + 1)
             let i = instruction(slot)
+            let plan = run.plans[position]
             misses.removeAll(keepingCapacity: true)
-            operandMember = groups.operand(position)
-            stackMember = groups.stack(position)
+            operandMember = run.groups.operand(position)
+            stackMember = run.groups.stack(position)
             let source = flags.replay?.registers ?? 0
-            let changesSource = source != 0 && RegisterUse.written(i, plans[position]) & source != 0
-            let use = plans[position].flagUse(i)
+            let changesSource = source != 0 && RegisterUse.written(i, plan) & source != 0
+            let use = plan.flagUse(i)
             losesFlags =
-                changesSource && !live[position].subtracting(use.replaces).isEmpty && !steps(i, plans[position])
-            if losesFlags, operandMember == nil, stackMember == nil, !plans[position].canStop(i) { keepFlags() }
-            switch plans[position] {
+                changesSource && !run.live[position].subtracting(use.replaces).isEmpty && !steps(i, plan)
+            if losesFlags, operandMember == nil, stackMember == nil, !plan.canStop(i) { keepFlags() }
+            switch plan {
             case .nothing: break
-            case .integer: translateInteger(i, live[position])
+            case .integer: translateInteger(i, run.live[position])
             case .vector: translateVector(i)
             case .x87:
-                translateX87(i, next: position + 1 < total ? instruction(slot + 1) : nil)
+                translateX87(i, next: position + 1 < run.total ? instruction(slot + 1) : nil)
             case .string: translateString(i)
             case .helper: callInterpreter(i)
             case .system:
@@ -188,17 +239,10 @@ struct BlockTranslator: ~Copyable {
             }
         }
         if open {
-            let end = instruction(firstSlot + UInt32(total))
-            self.count = Int32(total)
+            let end = instruction(run.firstSlot + UInt32(run.total))
+            self.count = before + Int32(run.total)
             edge(UInt64(end.pageOffset), count: self.count)
         }
-        // Asides may make others.
-        var next = 0
-        while next < asides.count {
-            translateAside(asides[next])
-            next += 1
-        }
-        asides.removeAll(keepingCapacity: true)
     }
 
     /// Whether `i` is one of INC and DEC that leaves CF in the context.
@@ -226,9 +270,7 @@ struct BlockTranslator: ~Copyable {
         let here = 4096 - Int(i.pageOffset)
         compareCode(start, window, 0..<here)
         compareCode(4096, window, here..<Int(i.length))
-        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
-        plans[0] = plan(i)
-        translateOnce(slot, 1, plans, InlineArray(repeating: .status), AccessGroups(), instruction)
+        translateOnce(Run(slot, 1, instruction, &self), instruction)
         return entry
     }
 
@@ -377,8 +419,23 @@ struct BlockTranslator: ~Copyable {
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if target == start, !isPlain { return repeatBlock(count: count) }
+        if let block = neighbour(target) {
+            join = (block, count)
+            return
+        }
         chargeOrLeave(for: target, count: count)
         goOn(target)
+    }
+
+    /// The block at `target`, an offset from the page base, if it shall be joined to this one.
+    private mutating func neighbour(_ target: UInt64) -> Neighbour? {
+        guard let block = neighbours?.find(target), !present.contains(block.slot),
+            instructionsJoined + block.count <= Self.mostJoined
+        else { return nil }
+        instructionsJoined += block.count
+        present.append(block.slot)
+        if !joined.contains(block.slot) { joined.append(block.slot) }
+        return block
     }
 
     /// Control goes to the start of the block itself, where the flags may be as they are now.
@@ -394,6 +451,33 @@ struct BlockTranslator: ~Copyable {
         } else {
             code.jump(entry)
         }
+    }
+}
+
+/// A block that others may be joined to.
+struct Neighbour {
+    /// Of its header.
+    var slot: UInt32
+    /// Its instructions.
+    var count: Int
+}
+
+/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them.
+struct Neighbours {
+    let blocks: BlockCache
+    /// The physical address of the page.
+    let page: UInt64
+    let set: AccessSet
+    /// How often they have run.
+    let heat: UInt8
+
+    /// The block at `target`, an offset from the page base.
+    func find(_ target: UInt64) -> Neighbour? {
+        guard target < 4096, let slot = blocks.find(page | target, .bits64, set) else { return nil }
+        // SAFETY: what was found is a block's header.
+        let header = unsafe blocks.header(slot)
+        guard unsafe header.pointee.heat >= heat else { return nil }
+        return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
     }
 }
 

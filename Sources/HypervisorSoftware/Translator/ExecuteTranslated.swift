@@ -160,8 +160,7 @@ extension Core {
             }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            let entry = unsafe translator.translate(
-                slot + 1, count: Int(header.pointee.count), header.pointee.set, blocks)
+            let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 2), blocks)
             guard entry != 0 else { return nil }
             unsafe header.pointee.code = UInt32(entry)
             return entry

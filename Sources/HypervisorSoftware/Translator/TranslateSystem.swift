@@ -29,8 +29,12 @@ extension BlockTranslator {
             code.store(.second, HostMemory(.first, Int32(core.gsBase)))
             code.store(.second, .context(ContextLayout.gsBase))
             code.load(.rax, .context(ContextLayout.temporary))
-        case .stac: suspendProtection(true)
-        default: suspendProtection(false)
+        default:
+            suspendProtection(operation == .stac)
+            flags.inHost = false
+            // The next block is of another set.
+            chargeOrLeave(for: i.nextPageOffset, count: count)
+            return goOn(i.nextPageOffset)
         }
         flags.inHost = false
         edge(i.nextPageOffset, count: count)

@@ -44,32 +44,47 @@
         /// Whether there is room for another block. Otherwise all blocks must be forgotten first.
         var hasRoom: Bool { used + Self.largestBlock <= CodeBuffer.size }
 
-        /// Translates `count` instructions from `slot`. Returns where the code is, or 0 if it has not worked out.
-        /// - Parameter isPlain: each access by itself.
-        func translate(
-            _ slot: UInt32, count: Int, _ set: AccessSet, _ blocks: BlockCache, isPlain: Bool = false
-        ) -> Int {
-            write(set, isPlain: isPlain) { block in
-                // SAFETY: the slots of a block and its closing slot.
-                block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+        /// Translates the block whose header is `slot`, with those that it leads to in its page if they have run `heat` times.
+        /// Returns where the code is, or 0 if it has not worked out.
+        func translate(_ slot: UInt32, heat: UInt8, _ blocks: BlockCache) -> Int {
+            let header = unsafe blocks.header(slot)
+            let count = unsafe Int(header.pointee.count)
+            let set = unsafe header.pointee.set
+            let neighbours = unsafe Neighbours(
+                blocks: blocks, page: header.pointee.physical & ~4095, set: set, heat: heat)
+            var joined: [UInt32] = []
+            let entry = write(set, neighbours) { block in
+                // SAFETY: the slots of blocks and their closing slots.
+                let entry = block.translate(slot + 1, count: count) { unsafe blocks.instruction($0).pointee }
+                joined = block.joined
+                return entry
             }
+            if entry != 0, !joined.isEmpty {
+                blocks.join(slot, joined)
+                counts.joins += UInt64(joined.count)
+            }
+            return entry
         }
 
         /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
         func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
             let slot = blocks.store(crossing.instruction)
-            return write(set, isPlain: true) { block in
+            return write(set) { block in
                 // SAFETY: the slots of the copy and its closing slot.
                 block.translateCrossing(slot, crossing.window) { unsafe blocks.instruction($0).pointee }
             }
         }
 
         /// Has code written by `body`, which returns where to enter it.
-        private func write(_ set: AccessSet, isPlain: Bool, _ body: (inout BlockTranslator) -> Int) -> Int {
+        /// - Parameter neighbours: nil to have each access by itself, and no block joined.
+        private func write(
+            _ set: AccessSet, _ neighbours: Neighbours? = nil, _ body: (inout BlockTranslator) -> Int
+        ) -> Int {
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
             var block = BlockTranslator(
-                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, isPlain: isPlain)
+                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, isPlain: neighbours == nil,
+                neighbours: neighbours)
             let entry = body(&block)
             guard !block.code.overflowed else { return 0 }
             used = block.code.position
@@ -94,7 +109,10 @@
                 unsafe blocks.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
             }
             guard hasRoom, let count = end, count > 0 else { return }
-            let tail = translate(slot, count: count, set, blocks, isPlain: true)
+            let tail = write(set) { block in
+                // SAFETY: the slots of a block and its closing slot.
+                block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+            }
             guard tail != 0 else { return }
             let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
             assembler.link(site, to: tail)
@@ -154,6 +172,7 @@ struct TranslatorCounts {
     var translations: UInt64 = 0
     var links: UInt64 = 0
     var tails: UInt64 = 0
+    var joins: UInt64 = 0
 }
 
 /// What a processor did, for `--stats`.

@@ -48,10 +48,11 @@ final class SupervisorMachine {
     let memory: GuestMemory
     var core: Core
 
-    init(_ engine: SoftwareEngine) throws {
+    /// - Parameter heat: how often a block runs before it is translated.
+    init(_ engine: SoftwareEngine, heat: UInt8 = 1) throws {
         memory = try GuestMemory(size: 2 << 20)
         core = Core(
-            index: 0, configuration: .eager(engine),
+            index: 0, configuration: .eager(engine, heat: heat),
             code: SharedCode(memory), bus: Bus(), clock: GuestClock(), interrupts: NoInterrupts())
         try put(Place.directoryPointers | 7, at: Place.rootTable)
         try put(Place.directory | 7, at: Place.directoryPointers)

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks that are translated into the code of those that lead to them. Intel SDM volume 3, 6.12 and 12.1.3.
+
+import Testing
+
+@testable import HypervisorSoftware
+
+struct JoinedBlockTests {
+    private let code = SupervisorMachine.code
+    private static let savedFlags: UInt64 = 0xa000 - 24
+
+    /// A loop whose block at 0 leads to the one at 40, which leads back; with RAX = 1 and RBX = 2.
+    private func machine(_ engine: SoftwareEngine, _ first: [UInt8], _ second: [UInt8]) throws -> SupervisorMachine {
+        let machine = try SupervisorMachine(engine, heat: 4)
+        try machine.write(first)
+        try machine.write(second, at: code + 0x40)
+        machine.core.general[0] = 1
+        machine.core.general[3] = 2
+        return machine
+    }
+
+    private func requireJoin(_ machine: SupervisorMachine, _ engine: SoftwareEngine) throws {
+        if engine == .translate { try #require(machine.core.code.translator?.counts.joins ?? 0 > 0) }
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `one that code elsewhere has changed runs as it is now`(engine: SoftwareEngine) throws {
+        // DEC ECX; JNZ 40; DEC EBX; JS the end; MOV BYTE [42], 9; MOV ECX, 10; JMP 0; HLT. At 40: ADD EAX, 1; JMP 0
+        let machine = try machine(
+            engine,
+            [0xff, 0xc9, 0x75, 0x3c, 0xff, 0xcb, 0x78, 15, 0xc6, 0x04, 0x25, 0x42, 0, 1, 0, 9, 0xb9, 10, 0, 0, 0]
+                + [0xeb, 0xe9, 0xf4],
+            [0x83, 0xc0, 1, 0xeb, 0xbb])
+        machine.core.general[1] = 100
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        try requireJoin(machine, engine)
+        #expect(machine.core.general[0] == 1 + 99 + 2 * 9 * 9)
+    }
+
+    @Test(arguments: FlagCase.cases, SoftwareEngine.allCases)
+    func `a fault in it shows the flags of the block before`(flagCase: FlagCase, engine: SoftwareEngine) throws {
+        // MOV EAX, 1; MOV EBX, 2; DEC ECX; CMOVZ RDI, R8; the case; JMP 40. At 40: MOV RDX, [RDI]; JMP 0
+        let first: [UInt8] =
+            [0xb8, 1, 0, 0, 0, 0xbb, 2, 0, 0, 0, 0xff, 0xc9, 0x49, 0x0f, 0x44, 0xf8] + flagCase.code
+        let machine = try machine(
+            engine, first + [0xeb, UInt8(0x3e - first.count)], [0x48, 0x8b, 0x17, 0xeb, 0xbb])
+        machine.core.general[1] = 50
+        machine.core.general[7] = SupervisorMachine.data
+        machine.core.general[8] = SupervisorMachine.playground
+        machine.start()
+        #expect(machine.runToHalt() == Caught(vector: 14, rip: code + 0x40))
+        try requireJoin(machine, engine)
+        #expect(machine.core.general[1] == 0)
+        #expect(try machine.get(Self.savedFlags) & 0x8c5 == flagCase.flags & 0x8c5)
+    }
+}
