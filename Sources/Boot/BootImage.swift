@@ -15,12 +15,11 @@ public struct ReservedRange: Equatable, Sendable {
     }
 }
 
-/// What a machine boots. Parsing and unpacking wait until it is first loaded: a restored machine may never reboot.
+/// What a machine boots. Parsing and unpacking wait until it is loaded: a restored machine may never reboot.
 public struct BootImage {
     public let kernel: [UInt8]
     public let initramfs: [UInt8]
     public let commandLine: String
-    private var prepared: KernelImage?
 
     public init(kernel: [UInt8], initramfs: [UInt8], commandLine: String) {
         self.kernel = kernel
@@ -28,19 +27,13 @@ public struct BootImage {
         self.commandLine = commandLine
     }
 
-    /// Parses and unpacks the kernel now.
-    public mutating func prepare() throws(BootError) {
-        if prepared == nil { prepared = try KernelImage(kernel) }
-    }
-
     /// Places ROM, kernel, initramfs, boot parameters and hand-over block. The processor starts at its reset vector.
     /// `rsdp` is the address of the ACPI root pointer; `reserved` goes into the memory map.
-    public mutating func load(
+    public func load(
         into memory: GuestMemory, rsdp: GuestPhysicalAddress, reserved: [ReservedRange]
     ) throws(BootError) {
-        try prepare()
-        guard let image = prepared else { return }
         let target = BootTarget(memory)
+        let image = try KernelImage(kernel, unpackingInto: target)
         try Self.loadROM(into: memory)
         try place(image, in: target)
         let initramfsStart = try placeInitramfs(image, in: target)
@@ -75,10 +68,27 @@ public struct BootImage {
             throw .doesNotFit(what: "the kernel", needed: image.end, available: target.lowEnd)
         }
         for segment in image.segments {
-            try target.write(image.bytes.span.extracting(segment.source), at: segment.physical)
+            if let base = image.unpackedAt {
+                try target.move(
+                    base + UInt64(segment.source.lowerBound), to: segment.physical, count: segment.source.count)
+            } else {
+                try target.write(image.bytes.span.extracting(segment.source), at: segment.physical)
+            }
             // After a reboot memory still has what the last kernel left there.
             try target.clear(segment.physical + UInt64(segment.source.count), to: segment.physical + segment.memorySize)
         }
+        try clearRest(of: image, in: target)
+    }
+
+    /// Zeroes what the unpacked file has left beside the segments.
+    private func clearRest(of image: KernelImage, in target: BootTarget) throws(BootError) {
+        guard let base = image.unpackedAt else { return }
+        var position = base
+        for segment in image.segments {
+            if segment.physical > position { try target.clear(position, to: segment.physical) }
+            position = max(position, segment.physical + segment.memorySize)
+        }
+        if position < base + image.fileSize { try target.clear(position, to: base + image.fileSize) }
     }
 
     /// As high as the kernel allows, page-aligned, above the kernel. Returns where.

@@ -55,6 +55,31 @@ struct BootTarget {
         }
     }
 
+    /// `size` bytes of RAM below the hole to write to; nil where they are not all there, or below the first MiB.
+    func room(at address: UInt64, size: Int) -> UnsafeMutableBufferPointer<UInt8>? {
+        let (end, overflow) = address.addingReportingOverflow(UInt64(size))
+        guard !overflow, address >= BootLayout.highMemory, end <= lowEnd,
+            let host = unsafe try? memory.hostPointer(at: GuestPhysicalAddress(address), count: UInt64(size))
+        else { return nil }
+        memory.willChange(GuestPhysicalAddress(address), count: UInt64(size))
+        // SAFETY: `hostPointer` checked the size.
+        return unsafe UnsafeMutableBufferPointer(start: host.assumingMemoryBound(to: UInt8.self), count: size)
+    }
+
+    /// Moves `count` bytes of RAM.
+    func move(_ source: UInt64, to destination: UInt64, count: Int) throws(BootError) {
+        guard source != destination, count > 0 else { return }
+        do throws(GuestMemoryError) {
+            let from = unsafe try memory.hostPointer(at: GuestPhysicalAddress(source), count: UInt64(count))
+            let to = unsafe try memory.hostPointer(at: GuestPhysicalAddress(destination), count: UInt64(count))
+            memory.willChange(GuestPhysicalAddress(destination), count: UInt64(count))
+            // SAFETY: both have `count` bytes; they may overlap.
+            unsafe to.copyMemory(from: from, byteCount: count)
+        } catch {
+            throw .memory(error)
+        }
+    }
+
     /// Zeroes what is not zero already, page by page, so that untouched pages stay untouched.
     func clear(_ start: UInt64, to end: UInt64) throws(BootError) {
         var address = start

@@ -12,8 +12,12 @@ struct KernelImage {
         var memorySize: UInt64
     }
 
-    /// What the segments are in: the unpacked ELF file, or the bzImage itself.
+    /// What the segments are in, an ELF file; empty if it lies in guest memory.
     let bytes: [UInt8]
+    /// Where in guest memory the file lies, so that each segment is where it belongs or above.
+    let unpackedAt: UInt64?
+    /// Bytes of the file.
+    let fileSize: UInt64
     let segments: [Segment]
     /// Physical address of the 64-bit entry.
     let entry: UInt64
@@ -26,8 +30,16 @@ struct KernelImage {
     /// End of the highest segment.
     var end: UInt64 { segments.map { $0.physical + $0.memorySize }.max() ?? 0 }
 
+    /// Most of an ELF file's beginning that is looked at before it is moved.
+    private static let headers = 1 << 16
+    /// Where the first segment is in a file that was linked for pages of 2 MiB.
+    private static let firstOffset: UInt64 = 2 << 20
+
     /// Parses a bzImage, unpacking its payload, or an ELF file.
-    init(_ file: [UInt8]) throws(BootError) {
+    ///
+    /// - Parameter target: where to unpack it if it is as Linux is, whose largest segments are in their places then.
+    ///   Otherwise it is unpacked elsewhere.
+    init(_ file: [UInt8], unpackingInto target: BootTarget? = nil) throws(BootError) {
         if file.count >= 4, Array(file[0..<4]) == [0x7f, 0x45, 0x4c, 0x46] {
             try self.init(elf: file, setupHeader: [], commandLineLimit: 2047, initramfsLimit: 0x7fff_ffff)
             return
@@ -49,16 +61,49 @@ struct KernelImage {
         }
         let headerEnd = min(0x202 + Int(file[0x201]), 0x290, file.count)
         let setup = Array(file[0x1f1..<headerEnd])
-        let payload = file[Int(payloadStart)..<Int(payloadStart + payloadSize)]
-        let elf = try Payload.unpack(payload)
+        let payload = try Payload(file[Int(payloadStart)..<Int(payloadStart + payloadSize)])
+        let commandLineLimit = Int(header[0x238, 4])
+        let initramfsLimit = min(header[0x22c, 4], 0x7fff_ffff)
+        let place = header[0x258, 8] &- Self.firstOffset
+        let elf: [UInt8]
+        if let target, let room = unsafe target.room(at: place, size: payload.size) {
+            try unsafe payload.unpack(into: room)
+            // SAFETY: the room has that many bytes.
+            let beginning = unsafe Array(room.prefix(Self.headers))
+            if let image = try? KernelImage(
+                elf: beginning, of: payload.size, at: place, setupHeader: setup, commandLineLimit: commandLineLimit,
+                initramfsLimit: initramfsLimit), image.isInPlace
+            {
+                self = image
+                return
+            }
+            elf = unsafe Array(room)
+            try target.clear(place, to: place + UInt64(payload.size))
+        } else {
+            elf = try payload.unpack()
+        }
         try self.init(
-            elf: elf, setupHeader: setup, commandLineLimit: Int(header[0x238, 4]),
-            initramfsLimit: min(header[0x22c, 4], 0x7fff_ffff))
+            elf: elf, setupHeader: setup, commandLineLimit: commandLineLimit, initramfsLimit: initramfsLimit)
     }
 
+    /// Whether segments, moved down one after the other, do not touch those that follow, and some need not be moved.
+    private var isInPlace: Bool {
+        guard let base = unpackedAt, !segments.isEmpty else { return false }
+        let distances = segments.map { Int64(base) + Int64($0.source.lowerBound) - Int64($0.physical) }
+        let ascend = zip(segments, segments.dropFirst()).allSatisfy {
+            $0.source.upperBound <= $1.source.lowerBound && $0.physical + $0.memorySize <= $1.physical
+        }
+        return ascend && distances.min() == 0
+    }
+
+    /// - Parameters:
+    ///   - elf: the file, or its beginning if `at` says where in guest memory all of it is.
+    ///   - size: of the file.
     private init(
-        elf: [UInt8], setupHeader: [UInt8], commandLineLimit: Int, initramfsLimit: UInt64
+        elf: [UInt8], of size: Int? = nil, at place: UInt64? = nil, setupHeader: [UInt8], commandLineLimit: Int,
+        initramfsLimit: UInt64
     ) throws(BootError) {
+        let size = UInt64(size ?? elf.count)
         guard elf.count >= 64 else {
             throw .truncated(what: "its ELF header", needed: 64, available: UInt64(elf.count))
         }
@@ -78,7 +123,7 @@ struct KernelImage {
             guard file[at, 4] == loadable else { continue }
             let (offset, physical) = (file[at + 8, 8], file[at + 24, 8])
             let (fileSize, memorySize) = (file[at + 32, 8], file[at + 40, 8])
-            guard offset <= UInt64(elf.count), fileSize <= UInt64(elf.count) - offset else {
+            guard offset <= size, fileSize <= size - offset else {
                 throw .invalidSegment(index: index, reason: "\(fileSize) bytes at \(offset) are outside the file")
             }
             guard memorySize >= fileSize, physical >= 0x10_0000, physical < 1 << 40, memorySize < 1 << 32 else {
@@ -88,7 +133,9 @@ struct KernelImage {
             segments.append(
                 Segment(source: Int(offset)..<Int(offset + fileSize), physical: physical, memorySize: memorySize))
         }
-        bytes = elf
+        bytes = place == nil ? elf : []
+        unpackedAt = place
+        fileSize = size
         self.segments = segments
         entry = file[24, 8]
         self.setupHeader = setupHeader

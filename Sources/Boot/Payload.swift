@@ -7,135 +7,142 @@ internal import CLzma
 internal import CZlib
 internal import CZstd
 
-/// Unpacks what `scripts/Makefile.lib` of Linux packs: the compressed image, then its size in four bytes.
-enum Payload {
+/// What `scripts/Makefile.lib` of Linux packs: the compressed image, then its size in four bytes.
+struct Payload {
+    private enum Format: String {
+        case none, gzip, xz, lzma, zstd, lz4
+    }
+
     /// No kernel unpacks to more.
     private static let largest: UInt64 = 1 << 30
 
-    static func unpack(_ bytes: ArraySlice<UInt8>) throws(BootError) -> [UInt8] {
+    private let bytes: ArraySlice<UInt8>
+    private let format: Format
+    /// Bytes when unpacked.
+    let size: Int
+
+    init(_ bytes: ArraySlice<UInt8>) throws(BootError) {
         guard bytes.count > 12 else {
             throw .truncated(what: "its payload", needed: 12, available: UInt64(bytes.count))
         }
+        self.bytes = bytes
         let magic = LittleEndian(Array(bytes.prefix(4)))[0, 4]
         let size = LittleEndian(Array(bytes.suffix(4)))[0, 4]
-        guard size <= largest else {
+        guard size <= Self.largest else {
             throw .decompressionFailed(format: "compressed", reason: "it claims to unpack to \(size) bytes")
         }
         switch magic {
-        case 0x464c_457f: return Array(bytes)
-        case _ where magic & 0xffff == 0x8b1f: return try gzip(bytes, Int(size))
-        case 0x587a_37fd: return try lzma(bytes, Int(size), format: "xz")
-        case _ where magic & 0xff_ffff == 0x00_005d: return try lzma(bytes, Int(size), format: "lzma")
-        case 0xfd2f_b528: return try zstd(bytes, Int(size))
-        case 0x184c_2102: return try lz4(bytes, Int(size))
+        case 0x464c_457f: format = .none
+        case _ where magic & 0xffff == 0x8b1f: format = .gzip
+        case 0x587a_37fd: format = .xz
+        case _ where magic & 0xff_ffff == 0x00_005d: format = .lzma
+        case 0xfd2f_b528: format = .zstd
+        case 0x184c_2102: format = .lz4
         default: throw .unsupportedCompression(magic: "0x" + String(magic, radix: 16))
         }
+        self.size = format == .none ? bytes.count : Int(size)
     }
 
-    private static func failed(_ format: String, _ reason: String) -> BootError {
-        .decompressionFailed(format: format, reason: reason)
-    }
-
-    /// An array of up to `size` bytes that `body` writes.
-    private static func uninitialized(
-        _ size: Int, _ body: (UnsafeMutableBufferPointer<UInt8>, inout Int) -> Void
-    ) -> [UInt8] {
-        unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+    /// The unpacked image.
+    func unpack() throws(BootError) -> [UInt8] {
+        if format == .none { return Array(bytes) }
+        var failure: String?
+        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
             // SAFETY: the array's own bytes.
             unsafe chost_prefer_large_pages(output.baseAddress, output.count)
-            unsafe body(output, &count)
+            failure = unsafe unpack(into: output, &count)
         }
-    }
-
-    private static func gzip(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
-        var result = Z_OK
-        let output = unsafe uninitialized(size) { output, count in
-            unsafe input.withUnsafeBufferPointer { input in
-                var stream = unsafe z_stream()
-                // SAFETY: zlib does not write to its input.
-                unsafe stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress)
-                unsafe stream.avail_in = UInt32(input.count)
-                unsafe stream.next_out = output.baseAddress
-                unsafe stream.avail_out = UInt32(output.count)
-                // SAFETY: the stream reads and writes within the two buffers' counts. 16 asks for a gzip header.
-                result = unsafe inflateInit2_(&stream, 15 + 16, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size))
-                if result == Z_OK {
-                    result = unsafe inflate(&stream, Z_FINISH)
-                    count = unsafe output.count - Int(stream.avail_out)
-                    unsafe inflateEnd(&stream)
-                }
-            }
-        }
-        guard result == Z_STREAM_END, output.count == size else { throw failed("gzip", "zlib error \(result)") }
+        if let failure { throw .decompressionFailed(format: format.rawValue, reason: failure) }
         return output
     }
 
-    private static func lzma(_ input: ArraySlice<UInt8>, _ size: Int, format: String) throws(BootError) -> [UInt8] {
-        var result = LZMA_PROG_ERROR
-        let output = unsafe uninitialized(size) { output, count in
-            unsafe input.withUnsafeBufferPointer { input in
-                var stream = unsafe lzma_stream()
-                // SAFETY: the stream reads and writes within the two buffers' counts.
-                result = unsafe lzma_auto_decoder(&stream, 1 << 30, 0)
-                unsafe stream.next_in = input.baseAddress
-                unsafe stream.avail_in = input.count
-                unsafe stream.next_out = output.baseAddress
-                unsafe stream.avail_out = output.count
-                while result == LZMA_OK, unsafe stream.avail_out > 0 { result = unsafe lzma_code(&stream, LZMA_RUN) }
-                count = unsafe output.count - stream.avail_out
-                unsafe lzma_end(&stream)
-            }
+    /// Unpacks the image into `output`, of `size` bytes.
+    func unpack(into output: UnsafeMutableBufferPointer<UInt8>) throws(BootError) {
+        var count = 0
+        if let failure = unsafe unpack(into: output, &count) {
+            throw .decompressionFailed(format: format.rawValue, reason: failure)
         }
-        guard output.count == size else { throw failed(format, "liblzma error \(result.rawValue)") }
-        return output
     }
 
-    private static func zstd(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
-        var failure: String?
-        let output = unsafe uninitialized(size) { output, count in
-            unsafe input.withUnsafeBufferPointer { input in
-                // SAFETY: both sizes are those of the buffers; the last four bytes are the size, not zstd's.
-                let written = unsafe ZSTD_decompress(
-                    output.baseAddress, output.count, input.baseAddress, input.count - 4)
-                if ZSTD_isError(written) != 0 {
-                    failure = unsafe String(cString: ZSTD_getErrorName(written))
-                } else {
-                    count = written
-                }
+    /// Returns why it cannot be unpacked, if so; `count` bytes have been written.
+    private func unpack(into output: UnsafeMutableBufferPointer<UInt8>, _ count: inout Int) -> String? {
+        let failure = unsafe bytes.withUnsafeBufferPointer { input in
+            switch format {
+            case .none:
+                (_, count) = unsafe output.update(from: input)
+                return nil as String?
+            case .gzip: return unsafe Self.gzip(input, output, &count)
+            case .xz, .lzma: return unsafe Self.lzma(input, output, &count)
+            case .zstd: return unsafe Self.zstd(input, output, &count)
+            case .lz4: return unsafe Self.lz4(input, output, &count)
             }
         }
-        if let failure { throw failed("zstd", failure) }
-        guard output.count == size else { throw failed("zstd", "\(output.count) bytes instead of \(size)") }
-        return output
+        return failure ?? (count == size ? nil : "\(count) bytes instead of \(size)")
+    }
+
+    private typealias Input = UnsafeBufferPointer<UInt8>
+    private typealias Output = UnsafeMutableBufferPointer<UInt8>
+
+    private static func gzip(_ input: Input, _ output: Output, _ count: inout Int) -> String? {
+        var stream = unsafe z_stream()
+        // SAFETY: zlib does not write to its input.
+        unsafe stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress)
+        unsafe stream.avail_in = UInt32(input.count)
+        unsafe stream.next_out = output.baseAddress
+        unsafe stream.avail_out = UInt32(output.count)
+        // SAFETY: the stream reads and writes within the two buffers' counts. 16 asks for a gzip header.
+        var result = unsafe inflateInit2_(&stream, 15 + 16, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size))
+        if result == Z_OK {
+            result = unsafe inflate(&stream, Z_FINISH)
+            count = unsafe output.count - Int(stream.avail_out)
+            unsafe inflateEnd(&stream)
+        }
+        return result == Z_STREAM_END ? nil : "zlib error \(result)"
+    }
+
+    private static func lzma(_ input: Input, _ output: Output, _ count: inout Int) -> String? {
+        var stream = unsafe lzma_stream()
+        // SAFETY: the stream reads and writes within the two buffers' counts.
+        var result = unsafe lzma_auto_decoder(&stream, 1 << 30, 0)
+        unsafe stream.next_in = input.baseAddress
+        unsafe stream.avail_in = input.count
+        unsafe stream.next_out = output.baseAddress
+        unsafe stream.avail_out = output.count
+        while result == LZMA_OK, unsafe stream.avail_out > 0 { result = unsafe lzma_code(&stream, LZMA_RUN) }
+        count = unsafe output.count - stream.avail_out
+        unsafe lzma_end(&stream)
+        return count == output.count ? nil : "liblzma error \(result.rawValue)"
+    }
+
+    private static func zstd(_ input: Input, _ output: Output, _ count: inout Int) -> String? {
+        // SAFETY: both sizes are those of the buffers; the last four bytes are the size, not zstd's.
+        let written = unsafe ZSTD_decompress(output.baseAddress, output.count, input.baseAddress, input.count - 4)
+        if ZSTD_isError(written) != 0 { return unsafe String(cString: ZSTD_getErrorName(written)) }
+        count = written
+        return nil
     }
 
     /// The legacy frame: chunks of at most 8 MiB, each with its packed size before it.
-    private static func lz4(_ input: ArraySlice<UInt8>, _ size: Int) throws(BootError) -> [UInt8] {
-        var intact = true
-        let output = unsafe uninitialized(size) { output, count in
-            unsafe input.withUnsafeBytes { input in
-                var position = 4
-                while count < size, position + 4 <= input.count - 4 {
-                    // SAFETY: four bytes are there.
-                    let packed = unsafe Int(
-                        UInt32(littleEndian: input.loadUnaligned(fromByteOffset: position, as: UInt32.self)))
-                    position += 4
-                    guard packed > 0, packed <= input.count - 4 - position, let from = input.baseAddress,
-                        let to = output.baseAddress
-                    else { break }
-                    // SAFETY: `packed` bytes lie in `input`, and the rest of `output` is the room given.
-                    let written = unsafe LZ4_decompress_safe(
-                        from.assumingMemoryBound(to: CChar.self) + position,
-                        UnsafeMutableRawPointer(to).assumingMemoryBound(to: CChar.self) + count, Int32(packed),
-                        Int32(min(size - count, 8 << 20)))
-                    if written < 0 { break }
-                    count += Int(written)
-                    position += packed
-                }
-                intact = count == size
-            }
+    private static func lz4(_ input: Input, _ output: Output, _ count: inout Int) -> String? {
+        let input = UnsafeRawBufferPointer(input)
+        var position = 4
+        while count < output.count, position + 4 <= input.count - 4 {
+            // SAFETY: four bytes are there.
+            let packed = unsafe Int(
+                UInt32(littleEndian: input.loadUnaligned(fromByteOffset: position, as: UInt32.self)))
+            position += 4
+            guard packed > 0, packed <= input.count - 4 - position, let from = input.baseAddress,
+                let to = output.baseAddress
+            else { break }
+            // SAFETY: `packed` bytes lie in `input`, and the rest of `output` is the room given.
+            let written = unsafe LZ4_decompress_safe(
+                from.assumingMemoryBound(to: CChar.self) + position,
+                UnsafeMutableRawPointer(to).assumingMemoryBound(to: CChar.self) + count, Int32(packed),
+                Int32(min(output.count - count, 8 << 20)))
+            if written < 0 { break }
+            count += Int(written)
+            position += packed
         }
-        guard intact else { throw failed("lz4", "it ends early") }
-        return output
+        return count == output.count ? nil : "it ends early"
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The soft TLB: linear pages to host addresses, one direct-mapped set of entries for each way of access.
 
+internal import CHost
+
 #if canImport(Glibc)
     internal import Glibc
 #else
@@ -57,8 +59,8 @@ enum AccessSet: Int, CaseIterable {
     private let entries: UnsafeMutablePointer<Entry>
     /// Which entries a flush that spares global pages keeps: parallel to `entries`.
     private let globals: UnsafeMutablePointer<Bool>
-    /// Physical page of each entry.
-    private let frames: UnsafeMutablePointer<UInt64>
+    /// Physical page of each entry, in pages.
+    private let frames: UnsafeMutablePointer<UInt32>
     /// Entries that were filled since they were last flushed: of pages that are not global, and of global ones.
     private let local: FilledEntries
     private let global: FilledEntries
@@ -122,7 +124,7 @@ enum AccessSet: Int, CaseIterable {
         // SAFETY: `position` is in range by its mask.
         let position = position(linear, set)
         guard unsafe entries[position].fetchTag == linear & ~0xfff else { return nil }
-        return unsafe frames[position]
+        return unsafe UInt64(frames[position]) << 12
     }
 
     /// Enters a translation of the page of `linear`; accesses not allowed here keep what they had for the same page.
@@ -144,7 +146,7 @@ enum AccessSet: Int, CaseIterable {
         if write { unsafe entry.pointee.writeTag = page }
         if fetch { unsafe entry.pointee.fetchTag = page }
         unsafe globals[position] = global
-        unsafe frames[position] = frame
+        unsafe frames[position] = UInt32(truncatingIfNeeded: frame >> 12)
         (global ? self.global : local).append(position)
     }
 
@@ -193,19 +195,23 @@ enum AccessSet: Int, CaseIterable {
 
     /// Sends writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
+        let number = UInt32(truncatingIfNeeded: frame >> 12)
         guard local.isComplete, global.isComplete else {
-            for position in 0..<Self.entryCount {
-                // SAFETY: `position` is below the allocated count.
-                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag(position) }
-            }
-            return
-        }
-        for list in [local, global] {
-            list.forEach { position in
-                // SAFETY: the lists have positions of entries.
-                if unsafe frames[position] == frame { unsafe entries[position].writeTag = Self.invalidTag(position) }
+            var position = 0
+            while true {
+                // SAFETY: there are as many frames.
+                position = unsafe chost_find_word(frames, position, Self.entryCount, number)
+                if position == Self.entryCount { return }
+                protect(position, number)
+                position += 1
             }
         }
+        for list in [local, global] { list.forEach { protect($0, number) } }
+    }
+
+    private func protect(_ position: Int, _ number: UInt32) {
+        // SAFETY: the callers' positions are below the allocated count.
+        if unsafe frames[position] == number { unsafe entries[position].writeTag = Self.invalidTag(position) }
     }
 
     /// A device was accessed, which may have raised an interrupt: translated code that allows interrupts leaves.

@@ -165,7 +165,7 @@ public final class Machine {
     /// Puts firmware, kernel, initramfs and command line into memory.
     private func loadBootImage(kernel: [UInt8], initramfs: [UInt8]) throws(MachineError) {
         do {
-            var image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
+            let image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
             try image.load(
                 into: memory, rsdp: ACPITables.rootPointer,
                 reserved: PlatformLayout.reserved.map { ReservedRange(start: $0.start, size: $0.size) })

@@ -22,7 +22,7 @@ struct BootImageTests {
         _ kernel: [UInt8] = ELFFixture().file.bytes, initramfs: [UInt8] = [], commandLine: String = "console=ttyS0",
         into memory: GuestMemory? = nil
     ) throws {
-        var image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: commandLine)
+        let image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: commandLine)
         try image.load(into: memory ?? self.memory, rsdp: Self.rsdp, reserved: Self.reserved)
     }
 
@@ -39,6 +39,41 @@ struct BootImageTests {
         #expect(try word(UInt8.self, ELFFixture.physical + 4017) == 0)
         #expect(try word(UInt8.self, ELFFixture.physical + 0x2fff) == 0)
         #expect(try word(UInt8.self, ELFFixture.physical + 0x3000) == 0xee)
+    }
+
+    @Test(arguments: Compression.allCases, [2 << 20, 3 << 20])
+    func `a kernel that is unpacked in its place is as it says, and nothing beside it`(
+        compression: Compression, offset: Int
+    ) throws {
+        let fixture = LinkedFixture(offset: offset)
+        let file = BzImageFixture(
+            payload: compression.payload(fixture.file.bytes), preferredAddress: LinkedFixture.physical
+        ).file.bytes
+        let start = LinkedFixture.physical - 2 << 20
+        let end = start + UInt64(fixture.file.bytes.count)
+        // What a kernel before it has left in its memory.
+        let behind = fixture.secondPhysical + UInt64(fixture.second.count)
+        try memory.write([UInt8](repeating: 0xee, count: 0x2000), at: GuestPhysicalAddress(behind))
+        try load(file)
+        var expected = [UInt8](repeating: 0, count: Int(end - start))
+        let places = [(LinkedFixture.physical, fixture.first), (fixture.secondPhysical, fixture.second)]
+        for (physical, bytes) in places {
+            expected.replaceSubrange(
+                Int(physical - start)..., with: bytes + expected[(Int(physical - start) + bytes.count)...])
+        }
+        #expect(try memory.read(at: GuestPhysicalAddress(start), count: expected.count) == expected)
+        #expect(try word(UInt64.self, end) == 0)
+        let target = BootTarget(memory)
+        #expect(try KernelImage(file, unpackingInto: target).unpackedAt == (offset == 2 << 20 ? start : nil))
+    }
+
+    @Test func `a kernel that cannot be unpacked in its place is unpacked elsewhere`() throws {
+        let fixture = LinkedFixture()
+        let file = BzImageFixture(
+            payload: Compression.lz4.payload(fixture.file.bytes), preferredAddress: LinkedFixture.physical
+        ).file.bytes
+        let memory = try GuestMemory(size: 17 << 20)
+        #expect(try KernelImage(file, unpackingInto: BootTarget(memory)).bytes == fixture.file.bytes)
     }
 
     @Test func `boot parameters tell where everything is`() throws {

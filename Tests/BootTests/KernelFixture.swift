@@ -43,12 +43,44 @@ struct ELFFixture {
     }
 }
 
+/// An ELF kernel as Linux is linked: its first segment at 2 MiB in the file, the second nearer to it in memory than there.
+struct LinkedFixture {
+    static let physical: UInt64 = 0x100_0000
+    static let distance = 0x10_0000
+
+    var file: Fields
+    let first = (0..<0x5000).map { UInt8(truncatingIfNeeded: $0 &* 7 >> 2 | 1) }
+    let second = (0..<0x9_0000).map { UInt8(truncatingIfNeeded: $0 &* 11 >> 3 | 1) }
+    /// Where the second segment belongs; it overlaps the place where it is unpacked.
+    let secondPhysical: UInt64 = Self.physical + 0x8_0000
+    let secondMemorySize: UInt64 = 0x9_2000
+
+    /// - Parameter offset: of the first segment in the file.
+    init(offset: Int = 2 << 20) {
+        file = ELFFixture().file
+        file.bytes.removeSubrange(120...)
+        file.bytes += [UInt8](repeating: 0xaa, count: 56) + [UInt8](repeating: 0, count: offset - 176)
+        file.put(UInt16(2), at: 56)
+        let sizes = [(UInt64(first.count), UInt64(first.count)), (UInt64(second.count), secondMemorySize)]
+        for (number, (fileSize, memorySize)) in sizes.enumerated() {
+            let header = 64 + number * 56
+            file.put(UInt32(1), at: header)
+            file.put(UInt64(offset + number * Self.distance), at: header + 8)
+            file.put(number == 0 ? Self.physical : secondPhysical, at: header + 24)
+            file.put(fileSize, at: header + 32)
+            file.put(memorySize, at: header + 40)
+        }
+        file.bytes += first + [UInt8](repeating: 0xbb, count: Self.distance - first.count) + second
+        file.bytes += [UInt8](repeating: 0xcc, count: 0x1000)
+    }
+}
+
 /// A bzImage around a payload.
 struct BzImageFixture {
     var file: Fields
     static let setupSize = 1024
 
-    init(payload: [UInt8]) {
+    init(payload: [UInt8], preferredAddress: UInt64 = 0) {
         file = Fields(count: Self.setupSize)
         file.put(UInt8(1), at: 0x1f1)  // setup_sects
         file.put(UInt16(0xaa55), at: 0x1fe)
@@ -60,6 +92,7 @@ struct BzImageFixture {
         file.put(UInt32(2047), at: 0x238)  // cmdline_size
         file.put(UInt32(16), at: 0x248)  // payload_offset
         file.put(UInt32(payload.count), at: 0x24c)
+        file.put(preferredAddress, at: 0x258)
         file.bytes += [UInt8](repeating: 0xcc, count: 16) + payload
     }
 }

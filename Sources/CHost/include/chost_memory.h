@@ -61,3 +61,16 @@ static inline int chost_release_memory(void *start, size_t size) {
 /// A file that is only memory; -1 with errno set when refused.
 static inline int chost_memory_file(void) { return (int)syscall(SYS_memfd_create, "smolvmm-code", 1U /* MFD_CLOEXEC */); }
 #endif
+
+/// The first of `count` words from `start` on that is `value`, or `count`. Compares many at once.
+static inline size_t chost_find_word(const uint32_t *words, size_t start, size_t count, uint32_t value) {
+    enum { block = 32 };
+    size_t position = start;
+    for (; position + block <= count; position += block) {
+        uint32_t found = 0;
+        for (size_t offset = 0; offset < block; offset++) found |= words[position + offset] == value;
+        if (found) break;
+    }
+    while (position < count && words[position] != value) position++;
+    return position;
+}

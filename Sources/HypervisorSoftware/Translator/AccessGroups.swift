@@ -13,7 +13,7 @@ struct PlainAccess {
 }
 
 /// The groups of a block: accesses close to each other, relative to what one register had at one time.
-struct AccessGroups {
+struct AccessGroups: ~Copyable {
     /// One access of a group.
     struct Member {
         var group: Int
@@ -54,8 +54,8 @@ struct AccessGroups {
     }
 
     private struct Reference {
-        var group = -1
-        var low: Int64 = 0
+        var group: Int32 = -1
+        var low: Int32 = 0
     }
 
     private var groups: [Group] = []
@@ -69,15 +69,12 @@ struct AccessGroups {
     private var values = InlineArray<18, Value>(repeating: Value(origin: 0, offset: 0))
     private var origins: UInt16 = 18
 
-    /// No groups.
-    init() {}
-
     /// Finds the groups of `count` instructions.
-    init(count: Int, _ plan: (Int) -> TranslationPlan, _ instruction: (Int) -> DecodedInstruction) {
+    init(count: Int, _ plans: borrowing InlineArray<64, TranslationPlan>, _ instruction: (Int) -> DecodedInstruction) {
         for register in 0..<18 { values[register].origin = UInt16(register) }
         for position in 0..<count {
             let i = instruction(position)
-            let plan = plan(position)
+            let plan = plans[position]
             let operand = BlockTranslator.operandAccess(i, plan)
             let stack = BlockTranslator.stackAccess(i, plan)
             if let operand { operands[position] = join(operand, position, canLead: stack == nil) }
@@ -96,7 +93,8 @@ struct AccessGroups {
 
     private mutating func join(_ access: PlainAccess, _ position: Int, canLead: Bool) -> Reference {
         let value = values[Int(access.base)]
-        let low = value.offset + Int64(access.displacement)
+        guard let place = Int32(exactly: value.offset + Int64(access.displacement)) else { return Reference() }
+        let low = Int64(place)
         let high = low + Int64(access.size)
         let writes = access.use == .write
         for number in groups.indices.reversed() where groups[number].origin == value.origin {
@@ -106,13 +104,13 @@ struct AccessGroups {
             groups[number].high = max(high, group.high)
             groups[number].writes = group.writes || writes
             groups[number].members += 1
-            return Reference(group: number, low: low)
+            return Reference(group: Int32(number), low: place)
         }
         guard canLead, access.canLead else { return Reference() }
         groups.append(
             Group(
                 origin: value.origin, base: value.offset, low: low, high: high, writes: writes, first: position))
-        return Reference(group: groups.count - 1, low: low)
+        return Reference(group: Int32(groups.count - 1), low: place)
     }
 
     /// What `i` does to the registers.
@@ -171,12 +169,12 @@ struct AccessGroups {
 
     private func member(_ reference: Reference, _ position: Int) -> Member? {
         guard reference.group >= 0 else { return nil }
-        let group = groups[reference.group]
+        let group = groups[Int(reference.group)]
         guard group.place >= 0 else { return nil }
         return Member(
             group: group.place, isFirst: group.first == position,
             lowest: Int32(truncatingIfNeeded: group.low - group.base),
             span: Int32(truncatingIfNeeded: group.high - group.low), use: group.writes ? .write : .read,
-            offset: Int32(truncatingIfNeeded: reference.low - group.low))
+            offset: Int32(truncatingIfNeeded: Int64(reference.low) - group.low))
     }
 }

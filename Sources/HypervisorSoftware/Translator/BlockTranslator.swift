@@ -133,13 +133,13 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// A block's instructions, and what is known of them before any code is written.
-    private struct Run {
+    private struct Run: ~Copyable {
         var firstSlot: UInt32
         var total: Int
         var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
         /// The flags that are seen after each.
         var live = InlineArray<64, Flags>(repeating: .status)
-        var groups = AccessGroups()
+        let groups: AccessGroups
 
         init(
             _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction,
@@ -148,9 +148,7 @@ struct BlockTranslator: ~Copyable {
             self.firstSlot = firstSlot
             self.total = total
             for position in 0..<total { plans[position] = block.plan(instruction(firstSlot + UInt32(position))) }
-            if !block.isPlain {
-                groups = AccessGroups(count: total, { plans[$0] }, { instruction(firstSlot + UInt32($0)) })
-            }
+            groups = AccessGroups(count: block.isPlain ? 0 : total, plans) { instruction(firstSlot + UInt32($0)) }
             var needed = Flags.status
             for position in stride(from: total - 1, through: 0, by: -1) {
                 let i = instruction(firstSlot + UInt32(position))
@@ -165,7 +163,7 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// Writes the code once, with the blocks that are joined to it and what lies beside it.
-    private mutating func translateOnce(_ run: Run, _ instruction: (UInt32) -> DecodedInstruction) {
+    private mutating func translateOnce(_ run: borrowing Run, _ instruction: (UInt32) -> DecodedInstruction) {
         present.removeAll(keepingCapacity: true)
         instructionsJoined = 0
         translateStraight(run, after: 0, instruction)
@@ -191,7 +189,7 @@ struct BlockTranslator: ~Copyable {
 
     /// Writes the straight path of a block, with `before` instructions to be charged when it begins.
     private mutating func translateStraight(
-        _ run: Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
+        _ run: borrowing Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         x87PageNoted = false
         var open = true
