@@ -60,18 +60,20 @@ struct AccessGroups: ~Copyable {
 
     private var groups: [Group] = []
     /// By position: the access through ModRM, and the one to the stack.
-    private var operands = InlineArray<64, Reference>(repeating: Reference())
-    private var stacks = InlineArray<64, Reference>(repeating: Reference())
+    private var operands: [Reference]
+    private var stacks: [Reference]
     /// Positions with an access that can belong to no group, a bit for each.
     private var others: UInt64 = 0
 
     // What registers have while the groups are found. The last one is the page base.
-    private var values = InlineArray<18, Value>(repeating: Value(origin: 0, offset: 0))
+    private var values: [Value]
     private var origins: UInt16 = 18
 
     /// Finds the groups of `count` instructions.
-    init(count: Int, _ plans: borrowing InlineArray<64, TranslationPlan>, _ instruction: (Int) -> DecodedInstruction) {
-        for register in 0..<18 { values[register].origin = UInt16(register) }
+    init(count: Int, _ plans: [TranslationPlan], _ instruction: (Int) -> DecodedInstruction) {
+        operands = Array(repeating: Reference(), count: count)
+        stacks = operands
+        values = count == 0 ? [] : (0..<18).map { Value(origin: $0, offset: 0) }
         for position in 0..<count {
             let i = instruction(position)
             let plan = plans[position]
@@ -154,18 +156,27 @@ struct AccessGroups: ~Copyable {
 
     /// Whether the instruction at `position` accesses memory, and all of it is reachable by then.
     func isReachable(_ position: Int) -> Bool {
-        guard others >> UInt64(position) & 1 == 0 else { return false }
-        let operand = operand(position)
-        let stack = stack(position)
-        return (operand != nil || operands[position].group < 0) && (stack != nil || stacks[position].group < 0)
-            && (operand != nil || stack != nil) && operand?.isFirst != true && stack?.isFirst != true
+        guard position < operands.count, others >> UInt64(position) & 1 == 0 else { return false }
+        let hasOperand = operands[position].group >= 0
+        let hasStack = stacks[position].group >= 0
+        guard hasOperand || hasStack else { return false }
+        return (!hasOperand || isLater(operands[position], position))
+            && (!hasStack || isLater(stacks[position], position))
+    }
+
+    /// Whether an access belongs to a group, and is not its first.
+    private func isLater(_ reference: Reference, _ position: Int) -> Bool {
+        let group = Int(reference.group)
+        return groups[group].place >= 0 && groups[group].first != position
     }
 
     /// The access through ModRM of the instruction at `position`, if it belongs to a group.
-    func operand(_ position: Int) -> Member? { member(operands[position], position) }
+    func operand(_ position: Int) -> Member? {
+        position < operands.count ? member(operands[position], position) : nil
+    }
 
     /// The access to the stack.
-    func stack(_ position: Int) -> Member? { member(stacks[position], position) }
+    func stack(_ position: Int) -> Member? { position < stacks.count ? member(stacks[position], position) : nil }
 
     private func member(_ reference: Reference, _ position: Int) -> Member? {
         guard reference.group >= 0 else { return nil }

@@ -136,9 +136,9 @@ struct BlockTranslator: ~Copyable {
     private struct Run: ~Copyable {
         var firstSlot: UInt32
         var total: Int
-        var plans = InlineArray<64, TranslationPlan>(repeating: .leave)
+        var plans: [TranslationPlan]
         /// The flags that are seen after each.
-        var live = InlineArray<64, Flags>(repeating: .status)
+        var live: [Flags]
         let groups: AccessGroups
 
         init(
@@ -147,7 +147,8 @@ struct BlockTranslator: ~Copyable {
         ) {
             self.firstSlot = firstSlot
             self.total = total
-            for position in 0..<total { plans[position] = block.plan(instruction(firstSlot + UInt32(position))) }
+            plans = (0..<total).map { block.plan(instruction(firstSlot + UInt32($0))) }
+            live = Array(repeating: .status, count: total)
             groups = AccessGroups(count: block.isPlain ? 0 : total, plans) { instruction(firstSlot + UInt32($0)) }
             var needed = Flags.status
             for position in stride(from: total - 1, through: 0, by: -1) {
