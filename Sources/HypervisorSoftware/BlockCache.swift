@@ -114,10 +114,13 @@ struct BlockHeader {
         while slot != 0 {
             let header = unsafe header(slot)
             let next = unsafe header.pointee.pageNext
-            let own = self.granules(slot) | (unsafe header.pointee.hasJoined ? joinedGranules[slot] ?? 0 : 0)
+            let own = self.granules(slot)
             if own & granules != 0 {
                 invalidateBlock(slot)
             } else {
+                if unsafe header.pointee.hasJoined, (joinedGranules[slot] ?? 0) & granules != 0 {
+                    forgetTranslation(slot)
+                }
                 mask |= own
                 unsafe header.pointee.pageNext = head
                 head = slot
@@ -145,6 +148,15 @@ struct BlockHeader {
         unsafe header(slot).pointee.hasJoined = true
     }
 
+    /// The block stays as it is, for others have it in their translations, too.
+    private func forgetTranslation(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
+        unsafe header.pointee.code = 0
+        unsafe header.pointee.hasJoined = false
+        joinedGranules[slot] = nil
+    }
+
     private func invalidateBlock(_ slot: UInt32) {
         let header = unsafe header(slot)
         guard unsafe header.pointee.isValid else { return }
@@ -156,8 +168,7 @@ struct BlockHeader {
             unsafe instruction.pointee.handler = .blockInvalid
         }
         unsafe header.pointee.isValid = false
-        if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
-        if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
+        forgetTranslation(slot)
         // Links to it are not followed: no time slice is that long.
         unsafe header.pointee.count = .max
         unlinkHash(slot)
@@ -211,7 +222,7 @@ extension SharedCode: MemoryObserver {
     fileprivate static let capacity = 1 << 20
     /// Most slots that one block takes: header, instructions and the closing slot.
     static let longestBlock = 66
-    fileprivate static let hashSize = 1 << 15
+    fileprivate static let hashSize = 1 << 16
     private static let recentSize = 1 << 14
     /// Slots before this belong to the block of a single step.
     static let scratch: UInt32 = 1
@@ -285,7 +296,7 @@ extension SharedCode: MemoryObserver {
 
     fileprivate static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
         let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
-        return Int(truncatingIfNeeded: mixed >> 49) & (hashSize - 1)
+        return Int(truncatingIfNeeded: mixed >> 48) & (hashSize - 1)
     }
 
     /// The valid block at `physical` for `mode` and `set`.

@@ -19,7 +19,7 @@ struct SoftwareConfiguration {
     let processors: Int
     var engine = SoftwareEngine.standard
     /// How often a block is interpreted before it is translated.
-    var translationHeat: UInt8 = 40
+    var translationHeat: UInt8 = 20
     /// What the names of the files begin with that tell of a difference between the engines; nil for none.
     var checkReport: String?
 }

@@ -38,6 +38,28 @@ struct JoinedBlockTests {
         #expect(machine.core.general[0] == 1 + 99 + 2 * 9 * 9)
     }
 
+    @Test(arguments: SoftwareEngine.allCases)
+    func `one whose own translation has become invalid is still right in another's`(engine: SoftwareEngine) throws {
+        // DEC EDX; JS on; MOV ECX, 3; JMP 40; on: DEC EBX; JS the end; MOV BYTE [A6], 9; MOV EDX, 10; JMP 0; HLT
+        let machine = try machine(
+            engine,
+            [0xff, 0xca, 0x78, 7, 0xb9, 3, 0, 0, 0, 0xeb, 0x35]
+                + [0xff, 0xcb, 0x78, 15, 0xc6, 0x04, 0x25, 0xa6, 0, 1, 0, 9, 0xba, 10, 0, 0, 0, 0xeb, 0xe2, 0xf4],
+            // At 40: MOV EBP, [ESI], which the interpreter runs; DEC ECX; JZ 0; JMP 80. Too long to be in the first, too:
+            // at 80: 36 NOPs, ADD EAX, 1; JMP 40
+            [0x67, 0x8b, 0x2e, 0xff, 0xc9, 0x74, 0xb9, 0xeb, 0x37])
+        try machine.write([UInt8](repeating: 0x90, count: 36), at: code + 0x80)
+        try machine.write([0x83, 0xc0, 1, 0xeb, 0x97], at: code + 0xa4)
+        machine.core.general[0] = 0
+        machine.core.general[2] = 50
+        machine.core.general[3] = 1
+        machine.core.general[6] = SupervisorMachine.data
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        try requireJoin(machine, engine)
+        #expect(machine.core.general[0] == 50 * 2 + 10 * 2 * 9)
+    }
+
     @Test(arguments: FlagCase.cases, SoftwareEngine.allCases)
     func `a fault in it shows the flags of the block before`(flagCase: FlagCase, engine: SoftwareEngine) throws {
         // MOV EAX, 1; MOV EBX, 2; DEC ECX; CMOVZ RDI, R8; the case; JMP 40. At 40: MOV RDX, [RDI]; JMP 0
