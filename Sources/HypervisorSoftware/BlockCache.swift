@@ -20,8 +20,8 @@ struct BlockHeader {
     var code: UInt32 = 0
     /// How memory is accessed when it runs.
     var set: AccessSet
-    /// How often it ran before it was translated.
-    var heat: UInt8 = 0
+    /// How often it ran before it was translated, and more if its page seldom changes.
+    var heat: UInt8
     /// Whether its translation has other blocks in it.
     var hasJoined = false
 
@@ -129,6 +129,7 @@ struct BlockHeader {
         }
         physical.setBlockHead(page, head)
         physical.setCodeMask(page, mask)
+        physical.countChange(page)
         invalidations += 1
     }
 

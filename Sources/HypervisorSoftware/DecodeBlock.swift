@@ -44,7 +44,8 @@ extension Core {
         let start = Int(physicalAddress & 4095)
         let header = BlockHeader(
             physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(start),
-            mode: mode, isValid: true, set: accessSet)
+            mode: mode, isValid: true, set: accessSet,
+            heat: physical.changesOften(physicalAddress) ? 0 : configuration.translationHeat / 2)
         // SAFETY: as above.
         unsafe blocks.header(slot).initialize(to: header)
         blocks.commit(slot, slots: count + 2)
@@ -126,7 +127,7 @@ extension Core {
         let slot = BlockCache.scratch
         let header = BlockHeader(
             physical: first, count: 1, hashNext: 0, pageNext: 0, pageOffset: UInt16(linear & 4095), mode: mode,
-            isValid: true, set: accessSet)
+            isValid: true, set: accessSet, heat: 0)
         // SAFETY: the scratch block has three slots.
         unsafe blocks.header(slot).initialize(to: header)
         unsafe blocks.instruction(slot + 1).initialize(to: instruction)

@@ -15,6 +15,8 @@ private struct PageWrites: BitwiseCopyable {
     var besideCode: UInt16
     /// How often they were, up to a limit.
     var forgotten: UInt8
+    /// How often its code changed, up to `mostChanges`.
+    var changes: UInt8
     /// A soft TLB may let writes through.
     var areAllowed: Bool
 }
@@ -35,6 +37,8 @@ private struct PageWrites: BitwiseCopyable {
     /// So many writes beside a page's code, and the code is better forgotten; and how often that doubles.
     private static let besideCode: UInt16 = 64
     private static let mostForgotten: UInt8 = 9
+    /// Code that changes as often is likely to change again.
+    private static let mostChanges: UInt8 = 8
     /// When each group of pages was translated to last, counted in translations; 0: never. The last element counts them.
     private let uses: UnsafeMutablePointer<UInt64>
     private let groupCount: Int
@@ -164,6 +168,19 @@ private struct PageWrites: BitwiseCopyable {
         // SAFETY: as in `codeMask`.
         defer { unsafe writes[index].areAllowed = false }
         return unsafe writes[index].areAllowed
+    }
+
+    /// Counts a change of the code in the page of `physical`.
+    func countChange(_ physical: UInt64) {
+        // SAFETY: as in `codeMask`.
+        let page = unsafe writes + pageIndex(physical)
+        unsafe page.pointee.changes = min(page.pointee.changes + 1, Self.mostChanges)
+    }
+
+    /// Whether the code in the page of `physical` has changed so often that it will again.
+    func changesOften(_ physical: UInt64) -> Bool {
+        // SAFETY: as in `codeMask`.
+        unsafe writes[pageIndex(physical)].changes == Self.mostChanges
     }
 
     /// Counts a write to a page with code that touches none of it. Returns whether the code is better forgotten: what

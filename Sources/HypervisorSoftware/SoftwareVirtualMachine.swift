@@ -18,8 +18,8 @@ struct SoftwareConfiguration {
     let model: CPUModel
     let processors: Int
     var engine = SoftwareEngine.standard
-    /// How often a block is interpreted before it is translated.
-    var translationHeat: UInt8 = 20
+    /// How often a block is interpreted before it is translated; half as often where code seldom changes.
+    var translationHeat: UInt8 = 40
     /// What the names of the files begin with that tell of a difference between the engines; nil for none.
     var checkReport: String?
 }

@@ -160,7 +160,7 @@ extension Core {
             }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 2), blocks)
+            let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 4 * 3), blocks)
             guard entry != 0 else { return nil }
             unsafe header.pointee.code = UInt32(entry)
             return entry
