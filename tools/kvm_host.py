@@ -219,9 +219,9 @@ class Result:
 class Host:
     """The emulated machine, from its start to its end.
 
-    It stands still at times, or ends: QEMU 7.2 changes a processor's pending interrupts without a lock where a guest of that
-    processor is entered and left, and so loses one, or brings one back (later versions do it atomically). One thread for
-    all processors makes it worse: a processor with a guest gets no further beside a busy one.
+    It stands still at times, or ends. The reason may be that QEMU 7.2 changes a processor's pending interrupts without a
+    lock where a guest of that processor is entered and left, and so can lose one, or bring one back (later versions do it
+    atomically). One thread for all processors makes it worse: a processor with a guest gets no further beside a busy one.
     """
 
     def __init__(self, arguments, kernel, initramfs, terminal):
