@@ -235,7 +235,8 @@ class Host:
             "setpriv", "--pdeathsig", "KILL",
             "qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "EPYC", "-m", arguments.memory,
             "-smp", str(arguments.cpus), "-kernel", str(kernel), "-initrd", f"/dev/fd/{initramfs}",
-            "-append", KERNEL_COMMAND_LINE, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-d", "cpu_reset,guest_errors",
+            "-append", KERNEL_COMMAND_LINE, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-d", "cpu_reset,guest_errors",
             "-chardev", f"file,id=console,path=/dev/fd/{self.console.fileno()}", "-serial", "chardev:console",
             "-device", "virtio-serial-pci"]
         for name in ["terminal", "result"] if terminal else ["stdin", "stdout", "stderr", "result"]:
@@ -308,8 +309,10 @@ class Host:
         for name, file in [("QEMU", self.errors), ("the host's console", self.console)]:
             file.seek(0)
             said = file.read().decode(errors="replace")
-            # Processors are reset at the start, too.
-            said = said[said.find("Triple fault"):] if "Triple fault" in said else REGISTERS.sub("", said)
+            if file is self.errors:
+                # Processors are reset at the start, too.
+                _, fault, state = said.partition("Triple fault")
+                said = fault + state if fault else REGISTERS.sub("", said)
             lines = [line for line in said.splitlines()
                      if line and "TCG doesn't support requested feature" not in line]
             if lines:

@@ -68,9 +68,10 @@ public struct BootImage {
             throw .doesNotFit(what: "the kernel", needed: image.end, available: target.lowEnd)
         }
         for segment in image.segments {
-            if let base = image.unpackedAt {
+            if let place = image.place {
                 try target.move(
-                    base + UInt64(segment.source.lowerBound), to: segment.physical, count: segment.source.count)
+                    place.lowerBound + UInt64(segment.source.lowerBound), to: segment.physical,
+                    count: segment.source.count)
             } else {
                 try target.write(image.bytes.span.extracting(segment.source), at: segment.physical)
             }
@@ -82,13 +83,13 @@ public struct BootImage {
 
     /// Zeroes what the unpacked file has left beside the segments.
     private func clearRest(of image: KernelImage, in target: BootTarget) throws(BootError) {
-        guard let base = image.unpackedAt else { return }
-        var position = base
+        guard let place = image.place else { return }
+        var position = place.lowerBound
         for segment in image.segments {
-            if segment.physical > position { try target.clear(position, to: segment.physical) }
+            try target.clear(position, to: segment.physical)
             position = max(position, segment.physical + segment.memorySize)
         }
-        if position < base + image.fileSize { try target.clear(position, to: base + image.fileSize) }
+        try target.clear(position, to: place.upperBound)
     }
 
     /// As high as the kernel allows, page-aligned, above the kernel. Returns where.

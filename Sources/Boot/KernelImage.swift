@@ -15,9 +15,7 @@ struct KernelImage {
     /// What the segments are in, an ELF file; empty if it lies in guest memory.
     let bytes: [UInt8]
     /// Where in guest memory the file lies, so that each segment is where it belongs or above.
-    let unpackedAt: UInt64?
-    /// Bytes of the file.
-    let fileSize: UInt64
+    let place: Range<UInt64>?
     let segments: [Segment]
     /// Physical address of the 64-bit entry.
     let entry: UInt64
@@ -64,21 +62,22 @@ struct KernelImage {
         let payload = try Payload(file[Int(payloadStart)..<Int(payloadStart + payloadSize)])
         let commandLineLimit = Int(header[0x238, 4])
         let initramfsLimit = min(header[0x22c, 4], 0x7fff_ffff)
-        let place = header[0x258, 8] &- Self.firstOffset
+        let start = header[0x258, 8] &- Self.firstOffset
         let elf: [UInt8]
-        if let target, let room = unsafe target.room(at: place, size: payload.size) {
+        if let target, let room = unsafe target.room(at: start, size: payload.size) {
+            let place = start..<start + UInt64(payload.size)
             try unsafe payload.unpack(into: room)
             // SAFETY: the room has that many bytes.
             let beginning = unsafe Array(room.prefix(Self.headers))
             if let image = try? KernelImage(
-                elf: beginning, of: payload.size, at: place, setupHeader: setup, commandLineLimit: commandLineLimit,
+                elf: beginning, in: place, setupHeader: setup, commandLineLimit: commandLineLimit,
                 initramfsLimit: initramfsLimit), image.isInPlace
             {
                 self = image
                 return
             }
             elf = unsafe Array(room)
-            try target.clear(place, to: place + UInt64(payload.size))
+            try target.clear(place.lowerBound, to: place.upperBound)
         } else {
             elf = try payload.unpack()
         }
@@ -88,8 +87,8 @@ struct KernelImage {
 
     /// Whether segments, moved down one after the other, do not touch those that follow, and some need not be moved.
     private var isInPlace: Bool {
-        guard let base = unpackedAt, !segments.isEmpty else { return false }
-        let distances = segments.map { Int64(base) + Int64($0.source.lowerBound) - Int64($0.physical) }
+        guard let place, !segments.isEmpty else { return false }
+        let distances = segments.map { Int64(place.lowerBound) + Int64($0.source.lowerBound) - Int64($0.physical) }
         let ascend = zip(segments, segments.dropFirst()).allSatisfy {
             $0.source.upperBound <= $1.source.lowerBound && $0.physical + $0.memorySize <= $1.physical
         }
@@ -97,13 +96,13 @@ struct KernelImage {
     }
 
     /// - Parameters:
-    ///   - elf: the file, or its beginning if `at` says where in guest memory all of it is.
-    ///   - size: of the file.
+    ///   - elf: the file, or its beginning if all of it is in guest memory.
+    ///   - place: where it is there.
     private init(
-        elf: [UInt8], of size: Int? = nil, at place: UInt64? = nil, setupHeader: [UInt8], commandLineLimit: Int,
+        elf: [UInt8], in place: Range<UInt64>? = nil, setupHeader: [UInt8], commandLineLimit: Int,
         initramfsLimit: UInt64
     ) throws(BootError) {
-        let size = UInt64(size ?? elf.count)
+        let size = UInt64(place?.count ?? elf.count)
         guard elf.count >= 64 else {
             throw .truncated(what: "its ELF header", needed: 64, available: UInt64(elf.count))
         }
@@ -134,8 +133,7 @@ struct KernelImage {
                 Segment(source: Int(offset)..<Int(offset + fileSize), physical: physical, memorySize: memorySize))
         }
         bytes = place == nil ? elf : []
-        unpackedAt = place
-        fileSize = size
+        self.place = place
         self.segments = segments
         entry = file[24, 8]
         self.setupHeader = setupHeader

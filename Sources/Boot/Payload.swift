@@ -45,7 +45,6 @@ struct Payload {
 
     /// The unpacked image.
     func unpack() throws(BootError) -> [UInt8] {
-        if format == .none { return Array(bytes) }
         var failure: String?
         let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
             // SAFETY: the array's own bytes.

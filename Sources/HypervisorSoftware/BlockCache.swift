@@ -154,8 +154,8 @@ struct BlockHeader {
         let header = unsafe header(slot)
         if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
         unsafe header.pointee.code = 0
+        if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
         unsafe header.pointee.hasJoined = false
-        joinedGranules[slot] = nil
     }
 
     private func invalidateBlock(_ slot: UInt32) {

@@ -189,7 +189,7 @@ enum AccessSet: Int, CaseIterable {
     func protectAll() {
         for position in 0..<Self.entryCount {
             // SAFETY: `position` is below the allocated count.
-            unsafe entries[position].writeTag = Self.invalidTag(position)
+            protect(position)
         }
     }
 
@@ -202,17 +202,19 @@ enum AccessSet: Int, CaseIterable {
                 // SAFETY: there are as many frames.
                 position = unsafe chost_find_word(frames, position, Self.entryCount, number)
                 if position == Self.entryCount { return }
-                protect(position, number)
+                protect(position)
                 position += 1
             }
         }
-        for list in [local, global] { list.forEach { protect($0, number) } }
+        for list in [local, global] {
+            // SAFETY: the lists have positions of entries.
+            list.forEach { if unsafe frames[$0] == number { protect($0) } }
+        }
     }
 
-    private func protect(_ position: Int, _ number: UInt32) {
-        // SAFETY: the callers' positions are below the allocated count.
-        if unsafe frames[position] == number { unsafe entries[position].writeTag = Self.invalidTag(position) }
-    }
+    /// `position` must be below the allocated count.
+    @inline(__always)
+    private func protect(_ position: Int) { unsafe entries[position].writeTag = Self.invalidTag(position) }
 
     /// A device was accessed, which may have raised an interrupt: translated code that allows interrupts leaves.
     func noteInterrupt() {

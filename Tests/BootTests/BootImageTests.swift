@@ -64,7 +64,7 @@ struct BootImageTests {
         #expect(try memory.read(at: GuestPhysicalAddress(start), count: expected.count) == expected)
         #expect(try word(UInt64.self, end) == 0)
         let target = BootTarget(memory)
-        #expect(try KernelImage(file, unpackingInto: target).unpackedAt == (offset == 2 << 20 ? start : nil))
+        #expect(try KernelImage(file, unpackingInto: target).place == (offset == 2 << 20 ? start..<end : nil))
     }
 
     @Test func `a kernel that cannot be unpacked in its place is unpacked elsewhere`() throws {

@@ -69,14 +69,14 @@ struct AccessGroups: ~Copyable {
     private var values: [Value]
     private var origins: UInt16 = 18
 
-    /// Finds the groups of `count` instructions.
-    init(count: Int, _ plans: [TranslationPlan], _ instruction: (Int) -> DecodedInstruction) {
-        operands = Array(repeating: Reference(), count: count)
+    /// Finds the groups of the instructions with `plans`; none in plain code.
+    init(_ plans: [TranslationPlan], isPlain: Bool, _ instruction: (Int) -> DecodedInstruction) {
+        operands = Array(repeating: Reference(), count: plans.count)
         stacks = operands
-        values = count == 0 ? [] : (0..<18).map { Value(origin: $0, offset: 0) }
-        for position in 0..<count {
+        values = (0..<18).map { Value(origin: $0, offset: 0) }
+        if isPlain { return }
+        for (position, plan) in plans.enumerated() {
             let i = instruction(position)
-            let plan = plans[position]
             let operand = BlockTranslator.operandAccess(i, plan)
             let stack = BlockTranslator.stackAccess(i, plan)
             if let operand { operands[position] = join(operand, position, canLead: stack == nil) }
@@ -156,7 +156,7 @@ struct AccessGroups: ~Copyable {
 
     /// Whether the instruction at `position` accesses memory, and all of it is reachable by then.
     func isReachable(_ position: Int) -> Bool {
-        guard position < operands.count, others >> UInt64(position) & 1 == 0 else { return false }
+        guard others >> UInt64(position) & 1 == 0 else { return false }
         let hasOperand = operands[position].group >= 0
         let hasStack = stacks[position].group >= 0
         guard hasOperand || hasStack else { return false }
@@ -171,12 +171,10 @@ struct AccessGroups: ~Copyable {
     }
 
     /// The access through ModRM of the instruction at `position`, if it belongs to a group.
-    func operand(_ position: Int) -> Member? {
-        position < operands.count ? member(operands[position], position) : nil
-    }
+    func operand(_ position: Int) -> Member? { member(operands[position], position) }
 
     /// The access to the stack.
-    func stack(_ position: Int) -> Member? { position < stacks.count ? member(stacks[position], position) : nil }
+    func stack(_ position: Int) -> Member? { member(stacks[position], position) }
 
     private func member(_ reference: Reference, _ position: Int) -> Member? {
         guard reference.group >= 0 else { return nil }

@@ -55,10 +55,9 @@ struct BlockTranslator: ~Copyable {
     private let leavesSystem: Bool
     /// How many far targets of the context are in use.
     var farTargets: Int
-    /// Whether accesses are put together, and jumps of the block to itself are treated in a way of their own.
-    private let isPlain: Bool
-    /// Finds the blocks that this one leads to.
+    /// Finds the blocks that this one leads to. Nil for plain code: each access by itself, and no block in another's code.
     private let neighbours: Neighbours?
+    private var isPlain: Bool { neighbours == nil }
     /// Where the block is entered, and the offset in its page.
     private var entry = 0
     private var start: UInt64 = 0
@@ -102,14 +101,13 @@ struct BlockTranslator: ~Copyable {
 
     init(
         _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool,
-        isPlain: Bool, neighbours: Neighbours?
+        neighbours: Neighbours?
     ) {
         self.code = code
         self.routines = routines
         self.set = set
         self.farTargets = farTargets
         self.leavesSystem = leavesSystem
-        self.isPlain = isPlain
         self.neighbours = neighbours
         asides.reserveCapacity(32)
     }
@@ -134,9 +132,8 @@ struct BlockTranslator: ~Copyable {
 
     /// A block's instructions, and what is known of them before any code is written.
     private struct Run: ~Copyable {
-        var firstSlot: UInt32
-        var total: Int
-        var plans: [TranslationPlan]
+        let firstSlot: UInt32
+        let plans: [TranslationPlan]
         /// The flags that are seen after each.
         var live: [Flags]
         let groups: AccessGroups
@@ -146,10 +143,9 @@ struct BlockTranslator: ~Copyable {
             _ block: inout BlockTranslator
         ) {
             self.firstSlot = firstSlot
-            self.total = total
             plans = (0..<total).map { block.plan(instruction(firstSlot + UInt32($0))) }
             live = Array(repeating: .status, count: total)
-            groups = AccessGroups(count: block.isPlain ? 0 : total, plans) { instruction(firstSlot + UInt32($0)) }
+            groups = AccessGroups(plans, isPlain: block.isPlain) { instruction(firstSlot + UInt32($0)) }
             var needed = Flags.status
             for position in stride(from: total - 1, through: 0, by: -1) {
                 let i = instruction(firstSlot + UInt32(position))
@@ -161,6 +157,8 @@ struct BlockTranslator: ~Copyable {
                     ? .status : needed.subtracting(use.replaces).union(use.reads)
             }
         }
+
+        var total: Int { plans.count }
     }
 
     /// Writes the code once, with the blocks that are joined to it and what lies beside it.
@@ -422,6 +420,11 @@ struct BlockTranslator: ~Copyable {
             join = (block, count)
             return
         }
+        endBlock(target, count: count)
+    }
+
+    /// The same where the next block shall have its own code.
+    mutating func endBlock(_ target: UInt64, count: Int32) {
         chargeOrLeave(for: target, count: count)
         goOn(target)
     }

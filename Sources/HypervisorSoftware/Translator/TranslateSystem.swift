@@ -33,8 +33,7 @@ extension BlockTranslator {
             suspendProtection(operation == .stac)
             flags.inHost = false
             // The next block is of another set.
-            chargeOrLeave(for: i.nextPageOffset, count: count)
-            return goOn(i.nextPageOffset)
+            return endBlock(i.nextPageOffset, count: count)
         }
         flags.inHost = false
         edge(i.nextPageOffset, count: count)

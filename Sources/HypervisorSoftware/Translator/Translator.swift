@@ -83,8 +83,7 @@
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
             var block = BlockTranslator(
-                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, isPlain: neighbours == nil,
-                neighbours: neighbours)
+                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, neighbours: neighbours)
             let entry = body(&block)
             guard !block.code.overflowed else { return 0 }
             used = block.code.position

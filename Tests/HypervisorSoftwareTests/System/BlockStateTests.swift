@@ -13,6 +13,9 @@ struct FlagCase: CustomStringConvertible, Sendable {
 
     var description: String { name }
 
+    /// The status flags without AF, which some instructions leave undefined.
+    static let compared: UInt64 = 0x8c5
+
     static let cases = [
         FlagCase(name: "CMP RAX, RBX", code: [0x48, 0x39, 0xd8], flags: 0x95),
         FlagCase(name: "CMP AL, 2", code: [0x3c, 2], flags: 0x95),
@@ -32,9 +35,6 @@ struct FlagCase: CustomStringConvertible, Sendable {
 struct BlockStateTests {
     private static let readable = SupervisorMachine.present
     private static let writable = SupervisorMachine.present | SupervisorMachine.writable
-    /// Where the exception's frame has RFLAGS, and the status flags without AF, which some instructions leave undefined.
-    private static let savedFlags: UInt64 = 0xa000 - 24
-    private static let compared: UInt64 = 0x8c5
     private let playground = SupervisorMachine.playground
     private let data = SupervisorMachine.data
 
@@ -53,7 +53,7 @@ struct BlockStateTests {
         machine.core.general[7] = playground
         machine.start()
         #expect(machine.runToHalt()?.vector == 14)
-        #expect(try machine.get(Self.savedFlags) & Self.compared == flagCase.flags & Self.compared)
+        #expect(try machine.get(SupervisorMachine.savedFlags) & FlagCase.compared == flagCase.flags & FlagCase.compared)
     }
 
     @Test(arguments: FlagCase.cases, SoftwareEngine.allCases)
@@ -67,7 +67,7 @@ struct BlockStateTests {
         machine.core.general[7] = playground
         machine.start()
         #expect(machine.runToHalt()?.vector == 14)
-        #expect(try machine.get(Self.savedFlags) & Self.compared == flagCase.flags & Self.compared)
+        #expect(try machine.get(SupervisorMachine.savedFlags) & FlagCase.compared == flagCase.flags & FlagCase.compared)
     }
 
     @Test(arguments: SoftwareEngine.allCases)

@@ -36,6 +36,8 @@ final class SupervisorMachine {
     /// Physical memory for the playground.
     static let data: UInt64 = 0x40000
     static let stackTop: UInt64 = 0x30000
+    /// Where an exception's frame has RFLAGS.
+    static let savedFlags = Place.exceptionStack - 24
 
     /// Page-table entry bits, all but the address.
     static let present: UInt64 = 1
