@@ -53,6 +53,8 @@ LEAVE = b"\x1d"  # Ctrl-]
 GRACE_SECONDS = 5
 # How long the emulator may take to end after its ports were closed.
 END_SECONDS = 1
+# As many of the last lines are shown: what a kernel says when it panics, with the trace of its calls, is up to 50.
+LINES_TOLD = 80
 # What QEMU tells of a processor that is reset.
 REGISTERS = re.compile(r"^(CPU Reset|[A-Z0-9]{2,5} *=).*\n", re.MULTILINE)
 NEVER = 1e6
@@ -316,7 +318,7 @@ class Host:
             lines = [line for line in said.splitlines()
                      if line and "TCG doesn't support requested feature" not in line]
             if lines:
-                text += f"\n--- {name}:\n" + "\n".join(lines[-40:])
+                text += f"\n--- {name}:\n" + "\n".join(lines[-LINES_TOLD:])
         return text
 
 
