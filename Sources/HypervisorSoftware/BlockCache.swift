@@ -36,13 +36,14 @@ struct BlockHeader {
     let physical: PhysicalMemory
     /// Keeps guest RAM mapped while there are pointers into it.
     private let memory: GuestMemory
-    fileprivate let arena: UnsafeMutableRawPointer
+    fileprivate var arena: SlotArena
+    /// Its memory.
+    fileprivate let slots: UnsafeMutableRawPointer
     fileprivate let hashHeads: UnsafeMutablePointer<UInt32>
-    fileprivate var used = BlockCache.firstFree
     /// Blocks decoded since power-on.
     fileprivate(set) var decoded = 0
-    /// How often the arena was emptied.
-    fileprivate(set) var evictions = 0
+    /// How often blocks or translations were forgotten to make room, or all for another reason.
+    private(set) var evictions = 0
     /// How often blocks became invalid.
     private(set) var invalidations = 0
     /// Where blocks are translated.
@@ -50,18 +51,20 @@ struct BlockHeader {
     /// Compares translator and interpreter, with `--cpu-engine check`.
     private(set) var lockstep: Lockstep?
     /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
-    fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: 512)
+    fileprivate var crossings = [CrossingInstruction?](repeating: nil, count: BlockCache.crossingCount)
     /// The granules of the blocks that are in the translations of others, by the slots of those.
     private var joinedGranules: [UInt32: UInt64] = [:]
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
-    init(_ memory: GuestMemory) {
+    init(_ memory: GuestMemory, _ configuration: SoftwareConfiguration) {
         self.memory = memory
         physical = PhysicalMemory(memory)
-        let slotSize = MemoryLayout<DecodedInstruction>.stride
-        precondition(slotSize == 32 && MemoryLayout<BlockHeader>.stride <= slotSize)
-        unsafe arena = .allocate(byteCount: BlockCache.capacity * slotSize, alignment: 64)
+        precondition(
+            MemoryLayout<DecodedInstruction>.stride == SlotArena.slotSize
+                && MemoryLayout<BlockHeader>.stride <= SlotArena.slotSize)
+        arena = SlotArena(bytes: configuration.translationCache / 2, reserved: BlockCache.firstFree)
+        unsafe slots = arena.memory
         unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
@@ -70,7 +73,7 @@ struct BlockHeader {
 
     deinit {
         physical.deallocate()
-        unsafe arena.deallocate()
+        arena.deallocate()
         unsafe hashHeads.deallocate()
     }
 
@@ -100,7 +103,13 @@ struct BlockHeader {
     @inline(__always)
     fileprivate func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
         // SAFETY: slots are handed out below the capacity; header slots are only accessed as such.
-        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: BlockHeader.self)
+        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: BlockHeader.self)
+    }
+
+    /// Instruction slot `slot`, which must be below the arena's capacity.
+    private func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
+        // SAFETY: as above.
+        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: DecodedInstruction.self)
     }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
@@ -108,6 +117,12 @@ struct BlockHeader {
 
     /// Makes the blocks of a page that have bytes in `granules` lead nowhere.
     func invalidate(_ page: UInt64, granules: UInt64) {
+        dropBlocks(page, granules: granules)
+        physical.countChange(page)
+        invalidations += 1
+    }
+
+    private func dropBlocks(_ page: UInt64, granules: UInt64) {
         var slot = physical.blockHead(page)
         var head: UInt32 = 0
         var mask: UInt64 = 0
@@ -129,8 +144,6 @@ struct BlockHeader {
         }
         physical.setBlockHead(page, head)
         physical.setCodeMask(page, mask)
-        physical.countChange(page)
-        invalidations += 1
     }
 
     /// The granules of its page that a block's bytes touch.
@@ -139,7 +152,7 @@ struct BlockHeader {
         let start = unsafe UInt64(header.pointee.pageOffset)
         let count = unsafe UInt32(max(header.pointee.count, 0))
         // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
-        let end = unsafe (arena + Int(slot + 1 + count) &* 32).assumingMemoryBound(to: DecodedInstruction.self)
+        let end = unsafe instruction(slot + 1 + count)
         return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
     }
 
@@ -153,6 +166,12 @@ struct BlockHeader {
     private func forgetTranslation(_ slot: UInt32) {
         let header = unsafe header(slot)
         if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
+        noteForgotten(slot)
+    }
+
+    /// The block in `slot` has no translation any more.
+    private func noteForgotten(_ slot: UInt32) {
+        let header = unsafe header(slot)
         unsafe header.pointee.code = 0
         if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
         unsafe header.pointee.hasJoined = false
@@ -164,9 +183,7 @@ struct BlockHeader {
         let count = unsafe UInt32(max(header.pointee.count, 0))
         for position in 0...count {
             // SAFETY: as above.
-            let instruction = unsafe (arena + Int(slot + 1 + position) &* 32)
-                .assumingMemoryBound(to: DecodedInstruction.self)
-            unsafe instruction.pointee.handler = .blockInvalid
+            unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
         }
         unsafe header.pointee.isValid = false
         forgetTranslation(slot)
@@ -191,13 +208,51 @@ struct BlockHeader {
         if before != 0 { unsafe self.header(before).pointee.hashNext = header.pointee.hashNext }
     }
 
-    /// What goes with all blocks.
-    fileprivate func forgetBlocks() {
+    /// Forgets every block. None may be running.
+    fileprivate func empty() {
+        guard !arena.isEmpty else { return }
         evictions += 1
         invalidations += 1
+        arena.empty()
         translator?.empty()
         joinedGranules.removeAll(keepingCapacity: true)
         for index in crossings.indices { crossings[index]?.code = 0 }
+        // SAFETY: it has as many elements.
+        unsafe hashHeads.update(repeating: 0, count: BlockCache.hashSize)
+        physical.forgetCode()
+    }
+
+    /// Makes room in the arena: the blocks that were decoded first are forgotten, and with them all of their pages, some of
+    /// which may lead to them. None may be running.
+    fileprivate func evictBlocks() {
+        let evicted = arena.advance()
+        guard !evicted.isEmpty else { return }
+        evictions += 1
+        for slot in evicted {
+            let header = unsafe header(slot)
+            if unsafe header.pointee.isValid { unsafe dropBlocks(header.pointee.physical & ~4095, granules: .max) }
+        }
+    }
+
+    /// Makes room in the code buffer: the oldest translations are forgotten.
+    fileprivate func evictTranslations() {
+        guard let evicted = translator?.evictOldest(), !evicted.isEmpty else { return }
+        evictions += 1
+        for owner in evicted {
+            switch owner {
+            case .block(let slot): noteForgotten(slot)
+            case .crossing(let index): crossings[index]?.code = 0
+            case .nobody: break
+            }
+        }
+    }
+
+    fileprivate func remember(_ crossing: CrossingInstruction) {
+        let index = BlockCache.crossingIndex(crossing.physical)
+        if let old = crossings[index], old.code != 0, old.code != crossing.code {
+            translator?.invalidate(Int(old.code))
+        }
+        crossings[index] = crossing
     }
 }
 
@@ -206,7 +261,7 @@ extension SharedCode: MemoryObserver {
     func memoryChanges(_ address: GuestPhysicalAddress, count: UInt64) {
         var position = address.rawValue
         let (end, overflow) = position.addingReportingOverflow(count)
-        guard !overflow, used > BlockCache.firstFree else { return }
+        guard !overflow, !arena.isEmpty else { return }
         while position < end, unsafe physical.pointer(position) != nil {
             let next = min(end, (position | 4095) + 1)
             let mask = physical.codeMask(position)
@@ -219,15 +274,16 @@ extension SharedCode: MemoryObserver {
 
 /// The arena of decoded instructions with its two indices, as one processor sees it. A slot number of 0 means none.
 @safe struct BlockCache {
-    /// Slots of 32 bytes; the memory is touched only as it is used.
-    fileprivate static let capacity = 1 << 20
     /// Most slots that one block takes: header, instructions and the closing slot.
     static let longestBlock = 66
-    fileprivate static let hashSize = 1 << 16
+    fileprivate static let hashSize = 1 << 18
     private static let recentSize = 1 << 14
-    /// Slots before this belong to the block of a single step.
+    /// The block of a single step.
     static let scratch: UInt32 = 1
-    fileprivate static let firstFree = 4
+    /// Two slots for each of the instructions that lie in two pages, of which so many are known at a time.
+    private static let firstCrossing = 4
+    fileprivate static let crossingCount = 512
+    fileprivate static let firstFree = firstCrossing + 2 * crossingCount
 
     /// Where a linear address last led.
     private struct Recent {
@@ -238,6 +294,7 @@ extension SharedCode: MemoryObserver {
     }
 
     private let shared: SharedCode
+    private let translations: TranslationBuffer
     private let arena: UnsafeMutableRawPointer
     private let hashHeads: UnsafeMutablePointer<UInt32>
     private let recent: UnsafeMutablePointer<Recent>
@@ -248,13 +305,14 @@ extension SharedCode: MemoryObserver {
     private var hasLocalSupervisorCode = false
     /// Pages whose code was found in this generation, by hash.
     private let pages: UnsafeMutablePointer<UInt64>
-    private static let pageWords = 128
+    private static let pageWords = 192
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
 
-    init(_ shared: SharedCode) {
+    init(_ shared: SharedCode, _ translations: TranslationBuffer) {
         self.shared = shared
-        unsafe arena = shared.arena
+        self.translations = translations
+        unsafe arena = shared.slots
         unsafe hashHeads = shared.hashHeads
         unsafe recent = .allocate(capacity: Self.recentSize)
         // SAFETY: it has as many elements as initialised here.
@@ -268,22 +326,23 @@ extension SharedCode: MemoryObserver {
         unsafe pages.deallocate()
     }
 
-    /// How often the arena was emptied.
+    /// How often blocks or translations were forgotten to make room.
     var evictions: Int { @inline(__always) get { shared.evictions } }
 
-    /// To be called before a time slice: another processor may have emptied the arena.
+    /// To be called before a time slice: another processor may have made room in the arena or the code buffer.
     mutating func synchronize() {
         guard seenEvictions != shared.evictions else { return }
+        translations.forgetJumpTargets()
         forgetRecent()
         clearRecent()
         seenEvictions = shared.evictions
     }
 
-    /// Instruction slot `slot`, which must be below `capacity`.
+    /// Instruction slot `slot`, which must be below the arena's capacity.
     @inline(__always)
     func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
-        // SAFETY: slots are handed out below `capacity`; instruction slots are only accessed as such.
-        unsafe (arena + Int(slot) &* 32).assumingMemoryBound(to: DecodedInstruction.self)
+        // SAFETY: slots are handed out below the capacity; instruction slots are only accessed as such.
+        unsafe (arena + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: DecodedInstruction.self)
     }
 
     @inline(__always)
@@ -292,12 +351,12 @@ extension SharedCode: MemoryObserver {
     /// The slot number of an instruction.
     @inline(__always)
     func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 {
-        unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - arena) / 32)
+        unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - arena) / SlotArena.slotSize)
     }
 
     fileprivate static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
         let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
-        return Int(truncatingIfNeeded: mixed >> 48) & (hashSize - 1)
+        return Int(truncatingIfNeeded: mixed >> 44) & (hashSize - 1)
     }
 
     /// The valid block at `physical` for `mode` and `set`.
@@ -320,9 +379,7 @@ extension SharedCode: MemoryObserver {
         return known
     }
 
-    func remember(_ crossing: CrossingInstruction) {
-        shared.crossings[Self.crossingIndex(crossing.physical)] = crossing
-    }
+    func remember(_ crossing: CrossingInstruction) { shared.remember(crossing) }
 
     /// What is known of the instruction that is in the scratch slots, which lies in two pages.
     func scratchCrossing() -> CrossingInstruction? {
@@ -331,20 +388,19 @@ extension SharedCode: MemoryObserver {
         return known
     }
 
-    /// Slots for an instruction that belongs to no block that can be found: returns that of the instruction. Room was
-    /// made by `reserve`.
-    func store(_ instruction: DecodedInstruction) -> UInt32 {
-        let slot = UInt32(shared.used)
-        var end = DecodedInstruction(handler: .endOfBlock)
-        end.pageOffset = UInt16(truncatingIfNeeded: instruction.nextPageOffset)
-        // SAFETY: `reserve` made room for more.
-        unsafe self.instruction(slot).initialize(to: instruction)
-        unsafe self.instruction(slot + 1).initialize(to: end)
-        shared.used += 2
+    /// Puts `crossing` into slots for its translation: returns that of the instruction.
+    func store(_ crossing: CrossingInstruction) -> UInt32 {
+        let slot = UInt32(Self.firstCrossing + 2 * Self.crossingIndex(crossing.physical))
+        let next = Int(crossing.instruction.nextPageOffset)
+        // SAFETY: there are two slots for each index.
+        unsafe instruction(slot).initialize(to: crossing.instruction)
+        unsafe instruction(slot + 1).initialize(to: .end(at: next))
         return slot
     }
 
-    private static func crossingIndex(_ physical: UInt64) -> Int { Int(truncatingIfNeeded: physical >> 12) & 511 }
+    static func crossingIndex(_ physical: UInt64) -> Int {
+        Int(truncatingIfNeeded: physical >> 12) & (crossingCount - 1)
+    }
 
     /// The block that ran last at `linear` in this context, if no translation has changed since.
     @inline(__always)
@@ -367,10 +423,19 @@ extension SharedCode: MemoryObserver {
 
     mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
         if set != .user, !isGlobal { hasLocalSupervisorCode = true }
-        let bit = Self.pageBit(linear)
-        // SAFETY: there are 64 words for each half, and `pageBit` is below 4096.
-        unsafe pages[Self.half(set) &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
+        noteFetch(linear, set)
         unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
+    }
+
+    /// The page of `linear` is one whose translation was found to fetch code.
+    func noteFetch(_ linear: UInt64, _ set: AccessSet) {
+        let area = Self.area(linear, Self.half(set))
+        let bits = Self.pageBits(linear)
+        for index in 0..<2 {
+            let bit = bits[index]
+            // SAFETY: there are 64 words for each area, and the bits are below 4096.
+            unsafe pages[area &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
+        }
     }
 
     func forget(_ linear: UInt64) {
@@ -395,25 +460,41 @@ extension SharedCode: MemoryObserver {
     @inline(__always)
     private static func half(_ set: AccessSet) -> Int { set == .user ? 0 : 1 }
 
-    private static func pageBit(_ linear: UInt64) -> UInt64 { (linear >> 12 &* 0x9e37_79b9_7f4a_7c15) >> 52 }
+    /// The part of `pages` for the page of `linear`: that of user code, or of the supervisor's at high addresses, where nearly all
+    /// of it is, or at low ones, whose translations change often.
+    private static func area(_ linear: UInt64, _ half: Int) -> Int { half == 0 || linear >> 63 != 0 ? half : 2 }
+
+    /// The two bits there that are set when its code was found.
+    private static func pageBits(_ linear: UInt64) -> InlineArray<2, UInt64> {
+        let mixed = linear >> 12 &* 0x9e37_79b9_7f4a_7c15
+        return [mixed >> 52, mixed >> 40 & 4095]
+    }
 
     /// Translations changed: what was found by linear address holds no longer, but for that in global pages.
     mutating func forgetRecent(keepingGlobal: Bool = false) {
         forget(half: 0)
+        translations.allowsRevalidation(true)
         if !keepingGlobal || hasLocalSupervisorCode { forget(half: 1) }
     }
 
     /// The translation of one page changed.
     mutating func forgetRecent(page linear: UInt64) {
-        let bit = Self.pageBit(linear)
-        // SAFETY: as in `remember`.
-        for half in 0..<2 where unsafe pages[half * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0 { forget(half: half) }
+        let bits = Self.pageBits(linear)
+        func isSet(_ bit: UInt64, _ half: Int) -> Bool {
+            // SAFETY: as in `noteFetch`.
+            unsafe pages[Self.area(linear, half) * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0
+        }
+        for half in 0..<2 where isSet(bits[0], half) && isSet(bits[1], half) {
+            forget(half: half)
+            // The soft TLB has other pages still, which `pages` has no longer.
+            if half == 0 { translations.allowsRevalidation(false) }
+        }
     }
 
     private mutating func forget(half: Int) {
         if half == 1 { hasLocalSupervisorCode = false }
-        // SAFETY: as in `remember`.
-        unsafe (pages + half &* 64).update(repeating: 0, count: Self.pageWords / 2)
+        // SAFETY: as in `noteFetch`.
+        unsafe (pages + half &* 64).update(repeating: 0, count: half == 0 ? 64 : 128)
         generations[half] &+= 1
         // `context` has the low bits, and 0 where there is nothing.
         if generations[half] & 0x0fff_ffff == 0 {
@@ -427,21 +508,25 @@ extension SharedCode: MemoryObserver {
         unsafe recent.update(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
     }
 
-    /// Room for a block of `longestBlock` slots, after emptying the arena if it is full. No block may be running.
+    /// Room for a block of `longestBlock` slots, made by forgetting others if need be. No block may be running.
     mutating func reserve() -> UInt32 {
-        if shared.used + Self.longestBlock > Self.capacity { empty() }
-        return UInt32(shared.used)
+        if !shared.arena.hasRoom {
+            shared.evictBlocks()
+            synchronize()
+        }
+        return UInt32(shared.arena.next)
+    }
+
+    /// Makes room in the code buffer, by forgetting translations. No block may be running.
+    mutating func makeRoomForCode() {
+        shared.evictTranslations()
+        synchronize()
     }
 
     /// Forgets every block. None may be running.
     mutating func empty() {
-        defer { synchronize() }
-        guard shared.used > Self.firstFree else { return }
-        shared.used = Self.firstFree
-        shared.forgetBlocks()
-        // SAFETY: it has as many elements.
-        unsafe hashHeads.update(repeating: 0, count: Self.hashSize)
-        shared.physical.forgetCode()
+        shared.empty()
+        synchronize()
     }
 
     /// Makes the block that was built at `slot` findable.
@@ -453,7 +538,7 @@ extension SharedCode: MemoryObserver {
         unsafe hashHeads[bucket] = slot
         unsafe header.pointee.pageNext = shared.physical.blockHead(physical)
         shared.physical.setBlockHead(physical, slot)
-        shared.used = Int(slot) + slots
+        shared.arena.take(slots)
         shared.decoded += 1
     }
 

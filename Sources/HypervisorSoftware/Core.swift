@@ -129,7 +129,7 @@ struct Core: ~Copyable {
         translations = TranslationBuffer()
         self.code = code
         physical = code.physical
-        blocks = BlockCache(code)
+        blocks = BlockCache(code, translations)
         code.add(translations)
         general[Int(RegisterIndex.fourGiB)] = 1 << 32
         #if arch(x86_64) && os(Linux)

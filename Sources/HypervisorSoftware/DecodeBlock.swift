@@ -55,10 +55,8 @@ extension Core {
 
     /// The closing slot, and for each conditional jump the number of instructions after it.
     private mutating func finish(_ slot: UInt32, count: Int, next: Int) {
-        var end = DecodedInstruction(handler: .endOfBlock)
-        end.pageOffset = UInt16(truncatingIfNeeded: next)
         // SAFETY: the block has `count` instructions and room for the closing slot.
-        unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: end)
+        unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: .end(at: next))
         for position in 0..<count {
             let instruction = unsafe blocks.instruction(slot + 1 + UInt32(position))
             if unsafe instruction.pointee.handler.isConditionalJump {

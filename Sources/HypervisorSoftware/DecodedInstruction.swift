@@ -53,6 +53,13 @@ package struct DecodedInstruction {
     /// Immediate, sign-extended; for direct jumps the target's offset from the page base.
     package var immediate: UInt64 = 0
 
+    /// The closing slot of a block whose last instruction ends at `offset` of the page.
+    static func end(at offset: Int) -> DecodedInstruction {
+        var end = DecodedInstruction(handler: .endOfBlock)
+        end.pageOffset = UInt16(truncatingIfNeeded: offset)
+        return end
+    }
+
     package var isMemory: Bool { traits.contains(.memory) }
     /// Whether its explicit or only access is to the stack segment in 64-bit mode.
     var accessesStack: Bool {

@@ -195,6 +195,7 @@ extension Core {
         let page = translation.physical & ~4095
         if let host = unsafe physical.pointer(page) {
             unsafe enter(linear & ~4095, Translation(copying: translation, page), accessSet, host: host, access: .fetch)
+            blocks.noteFetch(linear, accessSet)
         }
         return page
     }

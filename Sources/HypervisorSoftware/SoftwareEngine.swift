@@ -17,3 +17,20 @@ public enum SoftwareEngine: String, Sendable, CaseIterable {
         public static let standard = SoftwareEngine.interpret
     #endif
 }
+
+/// How the translator goes about it: choices of the host, too.
+public struct TranslationOptions: Equatable, Sendable {
+    /// What `cacheSize` may be.
+    public static let cacheSizes = 4...1024
+    /// What `heat` may be.
+    public static let heats: ClosedRange<UInt8> = 1...100
+
+    /// MiB for decoded blocks and translated code, half of them for each, taken as they are used. When all are in use, the
+    /// oldest code is forgotten.
+    public var cacheSize = 256
+    /// How often a block is interpreted before it is translated, half as often where code seldom changes. Nil for the
+    /// engine's own: 40, and 1 to check.
+    public var heat: UInt8?
+
+    public init() {}
+}

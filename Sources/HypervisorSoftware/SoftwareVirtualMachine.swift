@@ -20,6 +20,8 @@ struct SoftwareConfiguration {
     var engine = SoftwareEngine.standard
     /// How often a block is interpreted before it is translated; half as often where code seldom changes.
     var translationHeat: UInt8 = 40
+    /// Bytes for decoded blocks and translated code, half of them for each.
+    var translationCache = TranslationOptions().cacheSize << 20
     /// What the names of the files begin with that tell of a difference between the engines; nil for none.
     var checkReport: String?
 }
@@ -37,9 +39,8 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 
     public init(
         memory: GuestMemory, bus: Bus, clock: GuestClock, model: CPUModel, processors: Int,
-        engine: SoftwareEngine = .standard
+        engine: SoftwareEngine = .standard, translation: TranslationOptions = TranslationOptions()
     ) {
-        code = SharedCode(memory)
         self.bus = bus
         self.clock = clock
         var configuration = SoftwareConfiguration(model: model, processors: processors, engine: engine)
@@ -47,7 +48,10 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             configuration.translationHeat = 1
             configuration.checkReport = "smolvmm-check-\(getpid())"
         }
+        configuration.translationCache = translation.cacheSize << 20
+        if let heat = translation.heat { configuration.translationHeat = heat }
         self.configuration = configuration
+        code = SharedCode(memory, configuration)
     }
 
     public func makeVirtualCPU(index: Int, interrupts: any LocalInterruptController) -> any VirtualCPU {
@@ -82,7 +86,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             ("blocks translated", translator.translations), ("blocks joined to others", translator.joins),
             ("jumps linked", translator.links),
             ("blocks translated again because memory was in two pages", translator.tails),
-            ("times that all blocks were forgotten", UInt64(code.evictions)),
+            ("times that blocks were forgotten for others", UInt64(code.evictions)),
             ("blocks interpreted", sum.interpretedBlocks), ("translated code entered", sum.entries),
             ("left for another block", sum.dispatches), ("left for the interpreter", sum.interpretations),
             ("left by an exception or changed code", sum.stops),

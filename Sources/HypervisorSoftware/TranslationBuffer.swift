@@ -43,6 +43,12 @@ enum AccessSet: Int, CaseIterable {
         static let hostOffset = 24
     }
 
+    static let entrySize = MemoryLayout<Entry>.stride
+    /// Where the entries of `set` are in the context.
+    static func offset(_ set: AccessSet) -> Int { ContextLayout.translations + set.firstEntry * entrySize }
+    /// The byte offset among them of an entry: what an address divided by `4096 / entrySize` is masked with.
+    static func indexMask(_ set: AccessSet) -> Int32 { Int32((set.entryCount - 1) * entrySize) }
+
     static let entryCount = AccessSet.allCases.reduce(0) { $0 + $1.entryCount }
 
     /// What matches no address that is looked up in the entry at `position`: a page next to its own, and not aligned.
@@ -155,6 +161,20 @@ enum AccessSet: Int, CaseIterable {
         // SAFETY: `position` is in range by its mask.
         let position = position(linear, set)
         return unsafe entries[position].fetchTag == linear & ~0xfff && globals[position]
+    }
+
+    /// Whether a page that the soft TLB has for fetches was found since the last change of translations, so that what the table
+    /// of jump targets knew before may be good again.
+    func allowsRevalidation(_ allows: Bool) {
+        // SAFETY: a field of the context.
+        unsafe context.storeBytes(of: allows, toByteOffset: ContextLayout.mayRevalidate, as: Bool.self)
+    }
+
+    /// The table of jump targets leads nowhere.
+    func forgetJumpTargets() {
+        // SAFETY: the table's bytes in the context.
+        unsafe (context + ContextLayout.jumpTable).initializeMemory(
+            as: UInt8.self, repeating: 0, count: ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits)
     }
 
     /// Empties every entry, or spares those of global pages.

@@ -56,10 +56,16 @@ public struct BackendOptions: Equatable, Sendable {
     public var accelerator: Accelerator
     /// How the software CPU runs the guest, when it does.
     public var engine: SoftwareEngine
+    /// How it translates.
+    public var translation: TranslationOptions
 
-    public init(accelerator: Accelerator = .auto, engine: SoftwareEngine = .standard) {
+    public init(
+        accelerator: Accelerator = .auto, engine: SoftwareEngine = .standard,
+        translation: TranslationOptions = TranslationOptions()
+    ) {
         self.accelerator = accelerator
         self.engine = engine
+        self.translation = translation
     }
 
     /// The backend itself, where the choice is to be made by measurement.
@@ -93,6 +99,7 @@ public struct BackendOptions: Equatable, Sendable {
                 model: model.name, features: CPUFeature.allCases.filter(missing.contains).map(\.rawValue))
         }
         return SoftwareVirtualMachine(
-            memory: memory, bus: bus, clock: clock, model: model, processors: processors, engine: engine)
+            memory: memory, bus: bus, clock: clock, model: model, processors: processors, engine: engine,
+            translation: translation)
     }
 }

@@ -47,7 +47,25 @@ extension Accelerator: ExpressibleByArgument {}
 /// What `boot` and `restore` have in common about processors.
 struct AccelerationArguments: ParsableArguments {
     var chosen: BackendOptions {
-        BackendOptions(accelerator: accel == .auto ? RuntimeFolder.measuredAccelerator() : accel, engine: cpuEngine)
+        var translation = TranslationOptions()
+        translation.cacheSize = translationCache
+        translation.heat = translationHeat
+        return BackendOptions(
+            accelerator: accel == .auto ? RuntimeFolder.measuredAccelerator() : accel, engine: cpuEngine,
+            translation: translation)
+    }
+
+    func validate() throws {
+        guard TranslationOptions.cacheSizes.contains(translationCache) else {
+            throw ValidationError(
+                "--translation-cache \(translationCache): it takes \(TranslationOptions.cacheSizes.lowerBound) to "
+                    + "\(TranslationOptions.cacheSizes.upperBound) MiB")
+        }
+        if let translationHeat, !TranslationOptions.heats.contains(translationHeat) {
+            throw ValidationError(
+                "--translation-heat \(translationHeat): it takes \(TranslationOptions.heats.lowerBound) to "
+                    + "\(TranslationOptions.heats.upperBound)")
+        }
     }
 
     @Option(
@@ -66,6 +84,18 @@ struct AccelerationArguments: ParsableArguments {
             discussion: "check does both, slowly, and stops where they differ: for faults of smolvmm's.",
             valueName: "name"))
     var cpuEngine = SoftwareEngine.standard
+
+    @Option(
+        help: ArgumentHelp(
+            "The most memory that the software CPU takes for translated code, 4 to 1024 MiB.",
+            discussion: "It is taken as it is used; when all is, the oldest code makes room.", valueName: "MiB"))
+    var translationCache = TranslationOptions().cacheSize
+
+    @Option(
+        help: ArgumentHelp(
+            "How often the software CPU interprets code before it translates it, 1 to 100.", valueName: "n",
+            visibility: .hidden))
+    var translationHeat: UInt8?
 }
 
 extension MachineConsole: ExpressibleByArgument {}

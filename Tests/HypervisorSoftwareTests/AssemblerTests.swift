@@ -13,7 +13,7 @@ struct AssemblerTests {
         // SAFETY: the assembler stays within the buffer while it is borrowed.
         unsafe buffer.withUnsafeMutableBufferPointer { buffer in
             guard let start = buffer.baseAddress else { return }
-            var code = unsafe Assembler(start, from: position, limit: size)
+            var code = unsafe Assembler(start, size: size, section: position..<size)
             body(&code)
             end = code.position
         }

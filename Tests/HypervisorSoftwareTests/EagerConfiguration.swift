@@ -6,8 +6,10 @@ import X86
 @testable import HypervisorSoftware
 
 extension SoftwareConfiguration {
-    /// One processor; the translator does not wait until code runs often.
+    /// One processor; the translator does not wait until code runs often, and has as little room as it may have.
     static func eager(_ engine: SoftwareEngine, heat: UInt8 = 1) -> SoftwareConfiguration {
-        SoftwareConfiguration(model: .x86_64_v2, processors: 1, engine: engine, translationHeat: heat)
+        SoftwareConfiguration(
+            model: .x86_64_v2, processors: 1, engine: engine, translationHeat: heat,
+            translationCache: TranslationOptions.cacheSizes.lowerBound << 20)
     }
 }

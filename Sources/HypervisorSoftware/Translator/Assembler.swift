@@ -1,21 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host instructions as bytes. Intel SDM volume 2, chapter 2.
 
-/// Writes instructions into a piece of the code buffer; what does not fit is dropped, and `overflowed` says so.
+/// Writes instructions into two sections of the code buffer, one for the straight path and one for what lies beside it; what
+/// does not fit is dropped, and `overflowed` says so.
 @safe struct Assembler {
     /// The buffer at its writable address.
     private let buffer: UnsafeMutablePointer<UInt8>
+    private let size: Int
     /// Where the next byte goes, as an offset into the buffer.
     private(set) var position: Int
-    private let limit: Int
+    private var limit: Int
+    /// The same of the section that is not written now.
+    private var other: Range<Int>
     private(set) var overflowed = false
+    /// Whether the first register may have changed since this was last set to false.
+    var mayChangeFirst = true
 
-    /// - Parameter buffer: valid for `limit` bytes while the assembler is used.
-    init(_ buffer: UnsafeMutablePointer<UInt8>, from position: Int, limit: Int) {
+    /// - Parameters:
+    ///   - buffer: valid for `size` bytes while the assembler is used.
+    ///   - section: what may be written first, within the buffer.
+    ///   - other: what may be written after `switchSection`, within the buffer.
+    init(
+        _ buffer: UnsafeMutablePointer<UInt8>, size: Int, section: Range<Int> = 0..<0, other: Range<Int> = 0..<0
+    ) {
+        precondition(section.upperBound <= size && other.upperBound <= size)
         unsafe self.buffer = buffer
-        self.position = position
-        self.limit = limit
+        self.size = size
+        position = section.lowerBound
+        limit = section.upperBound
+        self.other = other
     }
+
+    /// Goes on in the other section.
+    mutating func switchSection() {
+        let present = position..<limit
+        position = other.lowerBound
+        limit = other.upperBound
+        other = present
+    }
+
+    /// The first byte of the section that is not written now that is free.
+    var otherPosition: Int { other.lowerBound }
 
     @inline(__always)
     mutating func byte(_ value: UInt8) {
@@ -23,7 +48,7 @@
             overflowed = true
             return
         }
-        // SAFETY: position < limit, the size of the buffer.
+        // SAFETY: position < limit, which is within the buffer.
         unsafe buffer[position] = value
         position += 1
     }
@@ -43,7 +68,7 @@
 
     /// Replaces the four bytes at `place`.
     func patch(_ place: Int, _ value: Int32) {
-        guard place >= 0, place + 4 <= limit else { return }
+        guard place >= 0, place + 4 <= size else { return }
         // SAFETY: checked above; the bytes of an instruction that no processor runs now.
         unsafe UnsafeMutableRawPointer(buffer + place).storeBytes(of: value, as: Int32.self)
     }
@@ -59,12 +84,14 @@
         isByte: Bool = false
     ) {
         if prefix != 0 { byte(prefix) }
+        if reg == HostRegister.first.rawValue { mayChangeFirst = true }
         var rex: UInt8 = wide ? 0x48 : 0x40
         rex |= reg >> 1 & 4
         var forced = isByte && reg & 0xfc == 4
         switch rm {
         case .number(let number):
             rex |= number >> 3 & 1
+            if number == HostRegister.first.rawValue { mayChangeFirst = true }
             if isByte, number & 0xfc == 4 { forced = true }
         case .memory(let memory):
             if let base = memory.base { rex |= base.rawValue >> 3 }
@@ -131,6 +158,7 @@
 
     /// RORX of 32 bits (BMI2): `to` becomes `from`, rotated right by `count`; the flags stay.
     mutating func rotate(_ to: HostRegister, _ from: HostRegister, right count: UInt8) {
+        if to == .first { mayChangeFirst = true }
         byte(0xc4)
         byte((to.rawValue < 8 ? 0x80 : 0) | 0x40 | (from.rawValue < 8 ? 0x20 : 0) | 3)
         byte(0x7b)
@@ -161,6 +189,7 @@
 
     /// A register becomes `value`, in the shortest form that leaves the flags alone.
     mutating func moveImmediate(_ to: HostRegister, _ value: UInt64) {
+        if to == .first { mayChangeFirst = true }
         if value <= UInt64(UInt32.max) {
             if to.rawValue >= 8 { byte(0x41) }
             byte(0xb8 | to.rawValue & 7)
@@ -206,6 +235,7 @@
     /// The same for a call.
     @discardableResult
     mutating func call(_ target: Int = 0) -> Int {
+        mayChangeFirst = true
         byte(0xe8)
         return relative(target)
     }
@@ -224,7 +254,7 @@
 
     /// Where the jump whose displacement is at `place` leads to.
     func target(_ place: Int) -> Int {
-        guard place >= 0, place + 4 <= limit else { return 0 }
+        guard place >= 0, place + 4 <= size else { return 0 }
         // SAFETY: checked above.
         return unsafe place + 4 + Int(UnsafeRawPointer(buffer + place).loadUnaligned(as: Int32.self))
     }

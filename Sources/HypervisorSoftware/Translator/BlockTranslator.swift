@@ -18,6 +18,9 @@ struct BlockTranslator: ~Copyable {
         case dispatch(target: UInt64, site: Int)
         /// The code at `target`, an offset from the page base, is not known at `place` of the context.
         case findFarTarget(_ target: UInt64, place: Int, resume: Int)
+        /// What the table of jump targets knows of a linear address is of before translations changed. Where it holds still the
+        /// code goes on at `resume`.
+        indirect case revalidate(resume: Int, otherwise: Aside)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
@@ -45,6 +48,9 @@ struct BlockTranslator: ~Copyable {
     }
 
     static let longest = 64
+    /// Bytes that the code of any block has at least, and in which nobody comes back to it: a jump that takes the place of
+    /// invalid code, whose displacement has 32 bits.
+    static let shortestBlock = 5
     /// Most instructions of blocks that are joined to one.
     private static let mostJoined = 40
 
@@ -53,8 +59,8 @@ struct BlockTranslator: ~Copyable {
     let set: AccessSet
     /// Whether all that looks at system flags or changes them is left to the interpreter, which a check does once.
     private let leavesSystem: Bool
-    /// How many far targets of the context are in use.
-    var farTargets: Int
+    /// The far targets of the context that are free.
+    var farTargets: Range<Int>
     /// Finds the blocks that this one leads to. Nil for plain code: each access by itself, and no block in another's code.
     private let neighbours: Neighbours?
     private var isPlain: Bool { neighbours == nil }
@@ -83,6 +89,16 @@ struct BlockTranslator: ~Copyable {
     /// It changes a register that the flags would follow from, and they are needed after it.
     private(set) var losesFlags = false
 
+    /// The guest's register in the context whose value the first register has, too.
+    var held: UInt8? {
+        get { code.mayChangeFirst ? nil : heldRegister }
+        set {
+            heldRegister = newValue
+            code.mayChangeFirst = newValue == nil
+        }
+    }
+    private var heldRegister: UInt8?
+
     private var state = BlockState()
     var flags: FlagState {
         get { state.flags }
@@ -100,8 +116,8 @@ struct BlockTranslator: ~Copyable {
     var x87PageNoted = false
 
     init(
-        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Int, leavesSystem: Bool,
-        neighbours: Neighbours?
+        _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Range<Int>,
+        leavesSystem: Bool, neighbours: Neighbours?
     ) {
         self.code = code
         self.routines = routines
@@ -114,13 +130,14 @@ struct BlockTranslator: ~Copyable {
 
     /// Writes the code for `count` instructions from `firstSlot`, and the closing slot. Returns where to enter it.
     mutating func translate(
-        _ firstSlot: UInt32, count total: Int, _ instruction: (UInt32) -> DecodedInstruction
+        _ firstSlot: UInt32, count total: Int, owner: CodeOwner, _ instruction: (UInt32) -> DecodedInstruction
     ) -> Int {
         start = UInt64(instruction(firstSlot).pageOffset)
-        entry = prologue(start)
+        entry = prologue(start, owner)
         let run = Run(firstSlot, min(total, Self.longest), instruction, &self)
         translateOnce(run, instruction)
         guard let loop else { return entry }
+        code.align()
         for place in loop.places { code.land(place) }
         self.loop?.places.removeAll()
         state = loop.state
@@ -170,8 +187,17 @@ struct BlockTranslator: ~Copyable {
         // Asides may make others.
         var next = 0
         while next < asides.count {
-            translateAside(asides[next])
-            translateJoined(instruction)
+            let branch = asides[next]
+            if case .branch(let target, let count) = branch.aside {
+                begin(branch)
+                edge(target, count: count)
+                translateJoined(instruction)
+            } else {
+                code.switchSection()
+                begin(branch)
+                translateAside(branch.aside)
+                code.switchSection()
+            }
             next += 1
         }
         asides.removeAll(keepingCapacity: true)
@@ -191,6 +217,7 @@ struct BlockTranslator: ~Copyable {
         _ run: borrowing Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         x87PageNoted = false
+        held = nil
         var open = true
         for position in 0..<run.total where open {
             slot = run.firstSlot + UInt32(position)
@@ -259,11 +286,11 @@ struct BlockTranslator: ~Copyable {
     /// Writes the code for the instruction in `slot`, which reaches into the next page, and its closing slot. The code
     /// leaves where its bytes are no longer those of `window`. Returns where to enter it.
     mutating func translateCrossing(
-        _ slot: UInt32, _ window: CodeWindow, _ instruction: (UInt32) -> DecodedInstruction
+        _ slot: UInt32, _ window: CodeWindow, owner: CodeOwner, _ instruction: (UInt32) -> DecodedInstruction
     ) -> Int {
         let i = instruction(slot)
         start = UInt64(i.pageOffset)
-        let entry = prologue(start)
+        let entry = prologue(start, owner)
         let here = 4096 - Int(i.pageOffset)
         compareCode(start, window, 0..<here)
         compareCode(4096, window, here..<Int(i.length))
@@ -297,16 +324,18 @@ struct BlockTranslator: ~Copyable {
         return leavesSystem && plan.isOfSystem(i) ? .leave : plan
     }
 
-    /// What code that became invalid does is before its entry, which is overwritten with a jump to it.
-    private mutating func prologue(_ pageOffset: UInt64) -> Int {
-        code.align()
-        let start = code.position
+    /// What code does that became invalid, and in front of its entry where that is and whose it is (`CodeEntry`).
+    private mutating func prologue(_ pageOffset: UInt64, _ owner: CodeOwner) -> Int {
+        code.switchSection()
+        let detour = code.position
         leaveFor(pageOffset, site: Int(Self.invalidCode))
-        while code.position < start + Self.prologueSize, !code.overflowed { code.byte(0xcc) }
+        code.switchSection()
+        while (code.position + CodeEntry.size) & 15 != 0, !code.overflowed { code.byte(0xcc) }
+        code.doubleWord(Int32(bitPattern: CodeEntry.number(owner)))
+        code.doubleWord(Int32(truncatingIfNeeded: detour))
         return code.position
     }
 
-    static let prologueSize = 32
     /// In place of a jump that can be linked: control came to invalid code.
     static let invalidCode: UInt32 = 1
 
@@ -368,16 +397,22 @@ struct BlockTranslator: ~Copyable {
     mutating func aside(_ place: Int, _ aside: Aside) { append(place, state, aside) }
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
+        // The straight path may be come back to from there.
+        if case .branch = aside {} else { held = nil }
         asides.append(Branch(place: place, slot: slot, state: state, aside: aside))
     }
 
-    private mutating func translateAside(_ branch: Branch) {
+    /// What lies beside the straight path begins here.
+    private mutating func begin(_ branch: Branch) {
         code.land(branch.place)
         slot = branch.slot
         state = branch.state
-        if case .branch(let target, let count) = branch.aside { return edge(target, count: count) }
+        held = nil
+    }
+
+    private mutating func translateAside(_ aside: Aside) {
         saveFlags()
-        switch branch.aside {
+        switch aside {
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
@@ -393,6 +428,10 @@ struct BlockTranslator: ~Copyable {
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
+        case .revalidate(let resume, let otherwise):
+            code.call(routines.revalidate)
+            code.jump(if: HostCondition.equal, resume)
+            translateAside(otherwise)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
         case .tail(let count):
@@ -409,13 +448,13 @@ struct BlockTranslator: ~Copyable {
             let refused = code.jump(if: HostCondition.equal)
             code.call(routine)
             code.jump(resume)
-            aside(refused, .leave(count: count))
+            self.aside(refused, .leave(count: count))
         }
     }
 
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
-        if target == start, !isPlain { return repeatBlock(count: count) }
+        if leadsBack(target) { return repeatBlock(count: count) }
         if let block = neighbour(target) {
             join = (block, count)
             return
@@ -438,6 +477,17 @@ struct BlockTranslator: ~Copyable {
         present.append(block.slot)
         if !joined.contains(block.slot) { joined.append(block.slot) }
         return block
+    }
+
+    /// Whether `target`, an offset from the page base, is the start of the block itself.
+    func leadsBack(_ target: UInt64) -> Bool { target == start && !isPlain }
+
+    /// Control goes back to the start of the block, or to what follows: by the jump whose displacement is at `skip`.
+    mutating func repeatBlock(count: Int32, skip: Int) {
+        let before = state
+        repeatBlock(count: count)
+        code.land(skip)
+        state = before
     }
 
     /// Control goes to the start of the block itself, where the flags may be as they are now.

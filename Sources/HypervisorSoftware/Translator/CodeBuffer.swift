@@ -7,36 +7,36 @@
 
     /// The code buffer. Its pages are touched as they are filled.
     @safe struct CodeBuffer {
-        static let size = 64 << 20
-
+        let size: Int
         /// The buffer where it can be written.
         let writable: UnsafeMutablePointer<UInt8>
         /// The buffer where it can be executed.
         let executable: UnsafeRawPointer
 
         /// Nil where the host has no such memory.
-        init?() {
+        init?(size: Int) {
             let file = chost_memory_file()
             guard file >= 0 else { return nil }
             defer { close(file) }
-            guard ftruncate(file, Self.size) == 0,
-                let writable = unsafe mmap(nil, Self.size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0),
+            guard ftruncate(file, size) == 0,
+                let writable = unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0),
                 unsafe writable != MAP_FAILED
             else { return nil }
-            guard let executable = unsafe mmap(nil, Self.size, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0),
+            guard let executable = unsafe mmap(nil, size, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0),
                 unsafe executable != MAP_FAILED
             else {
-                unsafe munmap(writable, Self.size)
+                unsafe munmap(writable, size)
                 return nil
             }
             // SAFETY: both mappings have `size` bytes until `deallocate`.
+            self.size = size
             unsafe self.writable = writable.assumingMemoryBound(to: UInt8.self)
             unsafe self.executable = UnsafeRawPointer(executable)
         }
 
         func deallocate() {
-            unsafe munmap(writable, Self.size)
-            unsafe munmap(UnsafeMutableRawPointer(mutating: executable), Self.size)
+            unsafe munmap(writable, size)
+            unsafe munmap(UnsafeMutableRawPointer(mutating: executable), size)
         }
     }
 #endif

@@ -52,6 +52,8 @@ enum ContextLayout {
     static let x87Data = 144
     /// Whether an interrupt may wait. One byte.
     static let interruptWaits = 141
+    /// Whether entries of user code in the jump table that are good no longer may be so again. One byte.
+    static let mayRevalidate = 142
     /// For each group of accesses of the running block, the host address of its lowest byte.
     static let groups = 152
     static let groupCount = 12
@@ -75,12 +77,15 @@ enum ContextLayout {
     static let jumpCode = 8
     static let jumpPage = 16
     static let jumpSalt = 24
+    /// For each entry the host address of the code's page, if it is user code; 0 if not.
+    static let jumpHosts = jumpTable + jumpEntrySize << jumpIndexBits
+    static let jumpHostSize = 8
 
     /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
     /// exclusive-or the far salt, and the code.
-    static let farTargets = jumpTable + jumpEntrySize << jumpIndexBits
+    static let farTargets = jumpHosts + jumpHostSize << jumpIndexBits
     static let farTargetSize = 16
-    static let farTargetCount = 1 << 16
+    static let farTargetCount = 1 << 18
     static let farKey = 0
     static let farCode = 8
 

@@ -26,7 +26,8 @@ extension Core {
             unsafe translations.context.storeBytes(
                 of: prepareX87ForTranslatedCode, toByteOffset: ContextLayout.prepareX87, as: PrepareFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
-            code.translator = Translator(coreOffsets(), leavesSystem: configuration.engine == .check)
+            code.translator = Translator(
+                coreOffsets(), size: configuration.translationCache / 2, leavesSystem: configuration.engine == .check)
         }
 
         private mutating func coreOffsets() -> SharedRoutines.CoreOffsets {
@@ -61,7 +62,7 @@ extension Core {
                 if site != 0, blocks.evictions == evictions { translator.link(site, to: entry) }
                 site = 0
                 counts.entries &+= 1
-                enter(entry, translator)
+                enter(entry, slot, translator)
                 let context = unsafe translations.context
                 // SAFETY: fields of the context.
                 let detail = unsafe context.load(fromByteOffset: ContextLayout.exitDetail, as: UInt32.self)
@@ -138,11 +139,7 @@ extension Core {
                 crossing.heat = min(crossing.heat, .max - 1) + 1
                 blocks.remember(crossing)
                 guard crossing.heat >= configuration.translationHeat else { return nil }
-                guard translator.hasRoom else {
-                    blocks.empty()
-                    return nil
-                }
-                _ = blocks.reserve()
+                if !translator.hasRoom { blocks.makeRoomForCode() }
                 crossing.code = UInt32(translator.translate(crossing, accessSet, blocks))
                 crossing.set = accessSet
                 blocks.remember(crossing)
@@ -154,10 +151,7 @@ extension Core {
 
         @inline(never)
         private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
-            guard translator.hasRoom else {
-                blocks.empty()
-                return nil
-            }
+            if !translator.hasRoom { blocks.makeRoomForCode() }
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 4 * 3), blocks)
@@ -166,9 +160,9 @@ extension Core {
             return entry
         }
 
-        /// Enters translated code at `entry`, which is for RIP, and comes back when it is left.
+        /// Enters translated code at `entry`, which is for RIP and the block in `slot`, and comes back when it is left.
         @inline(__always)
-        private mutating func enter(_ entry: Int, _ translator: Translator) {
+        private mutating func enter(_ entry: Int, _ slot: UInt32, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
             let generation = blocks.generation(accessSet)
@@ -180,13 +174,19 @@ extension Core {
             if changes >> ContextLayout.changeBits != farEpochs[accessSet == .user ? 0 : 1] {
                 forgetFarTargets(changes)
             }
-            let jump = JumpTable.offset(rip) + ContextLayout.jumpTable
+            let place = JumpTable.offset(rip)
+            let jump = ContextLayout.jumpTable + place
+            let hosts = ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
+            // SAFETY: the slot is a block's header.
+            let frame = unsafe blocks.header(slot).pointee.physical & ~4095
+            let codePage = unsafe accessSet == .user ? physical.pointer(frame) : nil
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
             unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
             unsafe context.storeBytes(
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
+            unsafe context.storeBytes(of: UInt64(UInt(bitPattern: codePage)), toByteOffset: hosts, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
             unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)

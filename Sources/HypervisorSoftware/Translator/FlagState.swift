@@ -43,6 +43,8 @@ struct FlagReplay {
         case undo
         /// The same of INC and DEC, which leave CF as it is: the context has it.
         case step
+        /// NEG twice, of the result.
+        case negate
     }
 
     private let instruction: DecodedInstruction
@@ -51,11 +53,15 @@ struct FlagReplay {
     /// Nil for instructions of the integer group whose flags are lost with their operands.
     /// - Parameter hasCarry: whether the context has CF before the instruction.
     init?(_ i: DecodedInstruction, hasCarry: Bool) {
-        guard !i.isMemory, (i.reg | i.rm) & RegisterIndex.highByte == 0 else { return nil }
+        // The result of a logical operation tells its flags, whatever the other operand was.
+        guard !i.isMemory || i.shape == Form.regRM.rawValue, (i.reg | i.rm) & RegisterIndex.highByte == 0 else {
+            return nil
+        }
         instruction = i
         switch Operation(rawValue: i.operation) {
-        case .cmp, .test: method = .again
         case .and, .or, .xor: method = .test
+        case _ where i.isMemory: return nil
+        case .cmp, .test: method = .again
         case .add, .sub:
             guard i.operandSize >= 4 else { return nil }
             if Self.hasSource(i) {
@@ -67,6 +73,9 @@ struct FlagReplay {
         case .inc, .dec:
             guard hasCarry, i.operandSize >= 4 else { return nil }
             method = .step
+        case .neg:
+            guard i.operandSize >= 4 else { return nil }
+            method = .negate
         default: return nil
         }
     }
@@ -81,8 +90,8 @@ struct FlagReplay {
     /// The registers that must not have changed, a bit for each.
     var registers: UInt16 {
         let result: UInt16 = 1 << UInt16(destination & 15)
-        return method == .test || method == .step || !Self.hasSource(instruction)
-            ? result : result | 1 << UInt16(source & 15)
+        guard method == .again || method == .undo, Self.hasSource(instruction) else { return result }
+        return result | 1 << UInt16(source & 15)
     }
 
     /// Whether CF is taken from the context.
@@ -93,6 +102,7 @@ struct FlagReplay {
 
     /// Writes the code that sets the host's flags. Uses the first register.
     func write(_ block: inout BlockTranslator) {
+        block.held = nil
         let size = instruction.operandSize
         let first = HostRegister.first.rawValue
         switch method {
@@ -108,6 +118,9 @@ struct FlagReplay {
             let host = HostRegister(rawValue: block.begin(destination, .first)) ?? .first
             block.code.address(.first, HostMemory(host, isUp ? -1 : 1))
             block.code.instruction(wide: size == 8, 0xff, reg: isUp ? 0 : 1, rm: .number(first))
+        case .negate:
+            block.code.instruction(wide: true, 0x8b, reg: first, rm: block.source(destination))
+            for _ in 0..<2 { block.code.instruction(wide: size == 8, 0xf7, reg: 3, rm: .number(first)) }
         case .undo:
             let isSum = Operation(rawValue: instruction.operation) == .add
             let wide = size == 8

@@ -21,6 +21,9 @@ struct SharedRoutines {
     let loadX87: Int
     /// Called: the guest's vector registers and MXCSR become the host's.
     let loadVectors: Int
+    /// Called: finds out whether the entry of user code in the table of jump targets whose place is in the second register holds
+    /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
+    let revalidate: Int
     /// Where blocks may begin.
     let end: Int
 
@@ -142,7 +145,60 @@ struct SharedRoutines {
         Self.loadRegisters(&code, core)
         code.byte(0xc3)
         code.align()
+        revalidate = code.position
+        Self.revalidate(&code)
+        code.align()
         end = code.position
+    }
+
+    private static func revalidate(_ code: inout Assembler) {
+        let (rax, rcx) = (HostRegister.rax, HostRegister.rcx)
+        let set = AccessSet.user
+        func jumpEntry(_ field: Int) -> HostMemory {
+            HostMemory(.context, index: .second, Int32(ContextLayout.jumpTable + field - ContextLayout.bias))
+        }
+        func tlbEntry(_ field: Int) -> HostMemory {
+            HostMemory(.context, index: .rcx, Int32(TranslationBuffer.offset(set) + field - ContextLayout.bias))
+        }
+        code.push(rax)
+        code.push(rcx)
+        code.load(.first, jumpEntry(ContextLayout.jumpLinear))
+        code.instruction(wide: false, 0x80, reg: 7, rm: .context(ContextLayout.mayRevalidate))  // CMP
+        code.byte(1)
+        let forbidden = code.jump(if: HostCondition.notEqual)
+        // Found in the same way of access.
+        code.load(rax, jumpEntry(ContextLayout.jumpSalt))
+        code.instruction(wide: true, 0x33, reg: rax.rawValue, rm: .context(ContextLayout.salt))
+        code.byte(0xa8)  // TEST AL
+        code.byte(3)
+        let otherAccess = code.jump(if: HostCondition.notEqual)
+        // The soft TLB has its page, since translations changed.
+        code.instruction(wide: false, 0x8b, reg: rcx.rawValue, rm: .register(.first))
+        code.instruction(wide: false, 0xc1, reg: 5, rm: .register(rcx))  // SHR
+        code.byte(UInt8(12 - TranslationBuffer.entrySize.trailingZeroBitCount))
+        code.arithmetic(4, wide: false, .register(rcx), TranslationBuffer.indexMask(set))
+        code.load(rax, tlbEntry(TranslationBuffer.Entry.fetchTagOffset))
+        code.instruction(wide: true, 0x33, reg: rax.rawValue, rm: .register(.first))
+        code.arithmetic(7, wide: true, .register(rax), 4095)
+        let unknown = code.jump(if: HostCondition.above)
+        code.load(rax, tlbEntry(TranslationBuffer.Entry.hostOffset))
+        code.instruction(wide: false, 0x8b, reg: rcx.rawValue, rm: .register(.second))
+        code.instruction(wide: false, 0xc1, reg: 5, rm: .register(rcx))  // SHR
+        code.byte(UInt8((ContextLayout.jumpEntrySize / ContextLayout.jumpHostSize).trailingZeroBitCount))
+        let host = HostMemory(.context, index: .rcx, Int32(ContextLayout.jumpHosts - ContextLayout.bias))
+        code.instruction(wide: true, 0x3b, reg: rax.rawValue, rm: .memory(host))
+        let differs = code.jump(if: HostCondition.notEqual)
+        code.load(rax, .context(ContextLayout.salt))
+        code.store(rax, jumpEntry(ContextLayout.jumpSalt))
+        for place in [forbidden, otherAccess, differs] { code.land(place) }
+        code.pop(rcx)
+        code.pop(rax)
+        code.byte(0xc3)  // RET
+        code.land(unknown)
+        code.instruction(wide: true, 0x85, reg: HostRegister.rsp.rawValue, rm: .register(.rsp))  // TEST: not zero
+        code.pop(rcx)
+        code.pop(rax)
+        code.byte(0xc3)
     }
 
     /// Calls a function of one or two arguments, the first of which is the context, from within a called routine.
@@ -225,6 +281,7 @@ extension Assembler {
     }
 
     mutating func pop(_ register: HostRegister) {
+        if register == .first { mayChangeFirst = true }
         if register.rawValue >= 8 { byte(0x41) }
         byte(0x58 | register.rawValue & 7)
     }

@@ -23,7 +23,12 @@ extension BlockTranslator {
         default:
             let condition = i.handler.rawValue - Handler.jo.rawValue
             restoreFlags(FlagUse.condition(condition))
-            aside(code.jump(if: condition), .branch(target: i.immediate, count: count))
+            if leadsBack(i.immediate) {
+                // The way back is the straight one.
+                repeatBlock(count: count, skip: code.jump(if: condition ^ 1))
+            } else {
+                aside(code.jump(if: condition), .branch(target: i.immediate, count: count))
+            }
             return true
         }
         return false
@@ -159,10 +164,8 @@ extension BlockTranslator {
     /// Goes to `target`, an offset from the page base.
     mutating func goOn(_ target: UInt64) {
         if target < 4096 {
-            // Leads to what follows until it is linked.
             let site = code.jump()
-            code.land(site)
-            leaveFor(target, site: site)
+            aside(site, .dispatch(target: target, site: site))
         } else {
             goFar(target, isCall: false)
         }
@@ -170,15 +173,14 @@ extension BlockTranslator {
 
     /// Goes to `target`, an offset from the page base, in another page, which the context may know from the last time.
     private mutating func goFar(_ target: UInt64, isCall: Bool) {
-        guard farTargets < ContextLayout.farTargetCount,
+        guard !farTargets.isEmpty,
             let distance = Int32(exactly: Int64(bitPattern: target & ~4095))
         else {
             makeTarget(target)
             lookUp(missing: .dispatch(target: target, site: 0))
             return followEntry(isCall: isCall)
         }
-        let place = ContextLayout.farTargets + farTargets * ContextLayout.farTargetSize
-        farTargets += 1
+        let place = ContextLayout.farTargets + farTargets.removeFirst() * ContextLayout.farTargetSize
         makeFarKey()
         code.instruction(
             wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(place + ContextLayout.farKey))
@@ -239,7 +241,8 @@ extension BlockTranslator {
         aside(code.jump(if: HostCondition.notEqual), missing)
         code.load(.first, .context(ContextLayout.salt))
         code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpSalt)))
-        aside(code.jump(if: HostCondition.notEqual), missing)
+        let changed = code.jump(if: HostCondition.notEqual)
+        aside(changed, set == .user ? .revalidate(resume: code.position, otherwise: missing) : missing)
     }
 
     /// Goes to the code that `lookUp` found.

@@ -85,7 +85,7 @@ extension BlockTranslator {
         if register & RegisterIndex.highByte != 0 { return .number(register & 3 + 4) }
         switch GuestHome.of(register) {
         case .register(let host): return .register(host)
-        case .slot(let place): return .context(place)
+        case .slot(let place): return held == register ? .register(.first) : .context(place)
         }
     }
 
@@ -95,7 +95,7 @@ extension BlockTranslator {
         switch GuestHome.of(register) {
         case .register(let host): return host.rawValue
         case .slot(let place):
-            if reads { code.load(scratch, .context(place)) }
+            if reads, scratch != .first || held != register { code.load(scratch, .context(place)) }
             return scratch.rawValue
         }
     }
@@ -103,7 +103,13 @@ extension BlockTranslator {
     /// After `begin`: the guest register's new value goes where it belongs.
     mutating func end(_ register: UInt8, _ scratch: HostRegister) {
         if register & RegisterIndex.highByte != 0 { return }
-        if case .slot(let place) = GuestHome.of(register) { code.store(scratch, .context(place)) }
+        guard case .slot(let place) = GuestHome.of(register) else { return }
+        code.store(scratch, .context(place))
+        if scratch == .first {
+            held = register
+        } else if held == register {
+            held = nil
+        }
     }
 
     // MARK: Register forms
@@ -178,7 +184,7 @@ extension BlockTranslator {
         case .cmc: code.byte(0xf5)
         case .lahf: code.byte(0x9f)
         case .sahf: code.byte(0x9e)
-        default: intoRegister(operation, i, source(i.rm), isHigh: isHigh)
+        default: intoRegister(operation, i, nil, isHigh: isHigh)
         }
     }
 
@@ -203,7 +209,10 @@ extension BlockTranslator {
             let from = toReg ? i.rm : i.reg
             switch (size, GuestHome.of(destination)) {
             case (8, .slot(let place)):
-                code.store(HostRegister(rawValue: begin(from, .first)) ?? .first, .context(place))
+                let host = HostRegister(rawValue: begin(from, .first)) ?? .first
+                if host != .first { code.move(.first, host) }
+                code.store(.first, .context(place))
+                held = destination
             default:
                 let host = begin(destination, .second, reads: size < 4)
                 sized(0x8a, size, reg: host, rm: source(from), isHigh: isHigh)
@@ -327,12 +336,14 @@ extension BlockTranslator {
         }
     }
 
-    /// Instructions whose destination is the register in ModRM.reg.
+    /// Instructions whose destination is the register in ModRM.reg, and whose source is `memory`, or a register.
     private mutating func intoRegister(
-        _ operation: Operation, _ i: DecodedInstruction, _ rm: HostOperand, isHigh: Bool = false
+        _ operation: Operation, _ i: DecodedInstruction, _ memory: HostOperand?, isHigh: Bool = false
     ) {
         let size = i.operandSize
         let host = begin(i.reg, .first, reads: size < 4 || operation.readsDestination)
+        // After `begin`, which may have changed where the source is.
+        let rm = memory ?? source(i.rm)
         switch operation {
         case .movzx8:
             code.instruction(

@@ -133,9 +133,8 @@ extension BlockTranslator {
     /// The linear address in the second register becomes the host's. Returns the place of a jump for when `size` bytes
     /// there cannot be reached. Uses the first register.
     mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
-        let entrySize = MemoryLayout<TranslationBuffer.Entry>.stride
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        let distance = UInt8(12 - entrySize.trailingZeroBitCount)
+        let distance = UInt8(12 - TranslationBuffer.entrySize.trailingZeroBitCount)
         if routines.hasRotate {
             code.rotate(.first, .second, right: distance)
         } else {
@@ -143,7 +142,7 @@ extension BlockTranslator {
             code.instruction(wide: false, 0xc1, reg: 5, rm: .number(first))  // SHR
             code.byte(distance)
         }
-        code.arithmetic(4, wide: false, .number(first), Int32((set.entryCount - 1) * entrySize))
+        code.arithmetic(4, wide: false, .number(first), TranslationBuffer.indexMask(set))
         // The offset in the page, if it is the right one.
         code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(use.tagOffset)))
         let missed: Int
@@ -161,9 +160,7 @@ extension BlockTranslator {
     }
 
     private func tlbEntry(_ field: Int) -> HostMemory {
-        let first = set.firstEntry * MemoryLayout<TranslationBuffer.Entry>.stride
-        let offset = ContextLayout.translations + first + field
-        return HostMemory(.context, index: .first, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
+        HostMemory(.context, index: .first, Int32(TranslationBuffer.offset(set) + field - ContextLayout.bias))
     }
 }
 

@@ -6,18 +6,26 @@
 
     /// Translated code of a machine's blocks. Like the blocks, it belongs to the thread that runs the processors.
     @safe final class Translator {
-        /// Room that a block may need.
+        /// Room that a block may need in each section.
         private static let largestBlock = 64 << 10
+        /// Code lies in pieces: where all are full, the one that was filled first is filled anew.
+        private static let pieceCount = 8
+        private static let farTargetsInPiece = ContextLayout.farTargetCount / pieceCount
 
         let buffer: CodeBuffer
         private let routines: SharedRoutines
         /// For a check: system instructions are the interpreter's.
         private let leavesSystem: Bool
-        private(set) var used: Int
+        /// What is free of the present piece, for straight paths and for what lies beside them.
+        private var straight = 0..<0
+        private var beside = 0..<0
+        /// The far targets of each context that are free for it.
+        private var farTargets = 0..<0
+        private var piece = 0
+        /// The entries of the code in each piece.
+        private var entries = [[Int]](repeating: [], count: pieceCount)
         /// How often control came to code that had become invalid: what led there must look its target up again.
         private(set) var detours: UInt64 = 0
-        /// How many far targets of each context are in use.
-        private var farTargets = 0
         private(set) var counts = TranslatorCounts()
         /// A jump or call that was linked: where its displacement is, and where it led to before.
         private struct Link {
@@ -29,20 +37,61 @@
         private var incoming: [Int: [Link]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
-        init?(_ core: SharedRoutines.CoreOffsets, leavesSystem: Bool) {
-            guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer() else { return nil }
+        /// - Parameter size: bytes for code.
+        init?(_ core: SharedRoutines.CoreOffsets, size: Int, leavesSystem: Bool) {
+            precondition(size / Self.pieceCount >= 4 * Self.largestBlock)
+            guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer(size: size) else { return nil }
             self.buffer = buffer
             self.leavesSystem = leavesSystem
             // SAFETY: the assembler stays below the buffer's size.
-            var code = unsafe Assembler(buffer.writable, from: 0, limit: CodeBuffer.size)
+            var code = unsafe Assembler(buffer.writable, size: size, section: 0..<size)
             routines = SharedRoutines(&code, core, hasRotate: chost_has_bmi2() != 0)
-            used = routines.end
+            begin(0)
         }
 
         deinit { buffer.deallocate() }
 
-        /// Whether there is room for another block. Otherwise all blocks must be forgotten first.
-        var hasRoom: Bool { used + Self.largestBlock <= CodeBuffer.size }
+        /// The next code goes into the empty piece `number`: five eighths of it are for straight paths.
+        private func begin(_ number: Int) {
+            piece = number
+            let range = place(of: number)
+            let middle = range.lowerBound + range.count / 8 * 5
+            straight = (number == 0 ? routines.end : range.lowerBound)..<middle
+            beside = middle..<range.upperBound
+            farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
+        }
+
+        private func place(of piece: Int) -> Range<Int> {
+            let size = buffer.size / Self.pieceCount
+            return piece * size..<(piece + 1) * size
+        }
+
+        /// Whether there is room for another block. Otherwise `evictOldest` makes it.
+        var hasRoom: Bool { min(straight.count, beside.count) >= Self.largestBlock }
+
+        /// Goes on in the piece that is empty, or was filled first. Returns what the code there was the translation of, and is
+        /// no more. What may lead there but by links must be forgotten, too.
+        func evictOldest() -> [CodeOwner] {
+            begin((piece + 1) % Self.pieceCount)
+            let range = place(of: piece)
+            let evicted = entries[piece]
+            guard !evicted.isEmpty else { return [] }
+            entries[piece].removeAll(keepingCapacity: true)
+            for entry in evicted { unlink(entry) }
+            incoming = incoming.compactMapValues { links in
+                guard links.contains(where: { range.contains($0.site) }) else { return links }
+                let others = links.filter { !range.contains($0.site) }
+                return others.isEmpty ? nil : others
+            }
+            return evicted.map(owner)
+        }
+
+        /// What the code at `entry` is the translation of, if it is valid.
+        private func owner(_ entry: Int) -> CodeOwner {
+            // SAFETY: in front of each entry.
+            CodeEntry.owner(
+                unsafe UnsafeRawPointer(buffer.writable + entry + CodeEntry.ownerOffset).load(as: UInt32.self))
+        }
 
         /// Translates the block whose header is `slot`, with those that it leads to in its page if they have run `heat` times.
         /// Returns where the code is, or 0 if it has not worked out.
@@ -55,7 +104,9 @@
             var joined: [UInt32] = []
             let entry = write(set, neighbours) { block in
                 // SAFETY: the slots of blocks and their closing slots.
-                let entry = block.translate(slot + 1, count: count) { unsafe blocks.instruction($0).pointee }
+                let entry = block.translate(slot + 1, count: count, owner: .block(slot)) {
+                    unsafe blocks.instruction($0).pointee
+                }
                 joined = block.joined
                 return entry
             }
@@ -68,10 +119,13 @@
 
         /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
         func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
-            let slot = blocks.store(crossing.instruction)
+            let slot = blocks.store(crossing)
+            let index = BlockCache.crossingIndex(crossing.physical)
             return write(set) { block in
                 // SAFETY: the slots of the copy and its closing slot.
-                block.translateCrossing(slot, crossing.window) { unsafe blocks.instruction($0).pointee }
+                block.translateCrossing(slot, crossing.window, owner: .crossing(index)) {
+                    unsafe blocks.instruction($0).pointee
+                }
             }
         }
 
@@ -81,23 +135,32 @@
             _ set: AccessSet, _ neighbours: Neighbours? = nil, _ body: (inout BlockTranslator) -> Int
         ) -> Int {
             // SAFETY: as above.
-            let code = unsafe Assembler(buffer.writable, from: used, limit: CodeBuffer.size)
+            let code = unsafe Assembler(buffer.writable, size: buffer.size, section: straight, other: beside)
             var block = BlockTranslator(
                 code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, neighbours: neighbours)
             let entry = body(&block)
             guard !block.code.overflowed else { return 0 }
-            used = block.code.position
+            straight = block.code.position..<straight.upperBound
+            beside = block.code.otherPosition..<beside.upperBound
             farTargets = block.farTargets
+            entries[piece].append(entry)
             counts.translations += 1
             return entry
         }
 
+        /// Writes where code is already.
+        private var patching: Assembler { unsafe Assembler(buffer.writable, size: buffer.size) }
+
         /// Makes a jump in one block lead to another.
         func link(_ site: Int, to code: Int) {
-            let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
-            incoming[code, default: []].append(Link(site: site, unlinked: assembler.target(site)))
-            assembler.link(site, to: code)
+            incoming[code, default: []].append(Link(site: site, unlinked: patching.target(site)))
+            patching.link(site, to: code)
             counts.links += 1
+        }
+
+        /// The jumps that were linked to `code` lead where they did before.
+        private func unlink(_ code: Int) {
+            for link in incoming.removeValue(forKey: code) ?? [] { patching.link(link.site, to: link.unlinked) }
         }
 
         /// Translates the rest of a block from `slot` on without groups, and makes a jump in the block lead there. The code
@@ -110,22 +173,24 @@
             guard hasRoom, let count = end, count > 0 else { return }
             let tail = write(set) { block in
                 // SAFETY: the slots of a block and its closing slot.
-                block.translate(slot, count: count) { unsafe blocks.instruction($0).pointee }
+                block.translate(slot, count: count, owner: .nobody) { unsafe blocks.instruction($0).pointee }
             }
             guard tail != 0 else { return }
-            let assembler = unsafe Assembler(buffer.writable, from: site, limit: CodeBuffer.size)
-            assembler.link(site, to: tail)
+            link(site, to: tail)
             counts.tails += 1
         }
 
         /// The block whose code is at `code` is no longer what the guest has: whoever comes there leaves.
         func invalidate(_ code: Int) {
-            var assembler = unsafe Assembler(buffer.writable, from: code, limit: CodeBuffer.size)
-            // A short jump to the start of the prologue.
-            assembler.byte(0xeb)
-            assembler.byte(UInt8(truncatingIfNeeded: -2 - BlockTranslator.prologueSize))
-            // The jumps that led to it find what comes in its place.
-            for link in incoming.removeValue(forKey: code) ?? [] { assembler.link(link.site, to: link.unlinked) }
+            let front = code - CodeEntry.size
+            // SAFETY: in front of each entry; both lie in the buffer, and so does the jump.
+            let detour = unsafe UnsafeRawPointer(buffer.writable + code + CodeEntry.detourOffset).load(as: Int32.self)
+            var assembler = unsafe Assembler(
+                buffer.writable, size: buffer.size, section: front..<code + BlockTranslator.shortestBlock)
+            assembler.doubleWord(Int32(bitPattern: CodeEntry.number(.nobody)))
+            assembler.doubleWord(detour)
+            assembler.jump(Int(detour))
+            unlink(code)
         }
 
         /// Control came to invalid code.
@@ -133,8 +198,8 @@
 
         /// Forgets all code.
         func empty() {
-            used = routines.end
-            farTargets = 0
+            begin(0)
+            for piece in entries.indices { entries[piece].removeAll(keepingCapacity: true) }
             incoming.removeAll(keepingCapacity: true)
         }
 
@@ -149,8 +214,8 @@
 
         /// Some bytes of code from `entry` on, for a report.
         func bytes(at entry: Int, count: Int) -> [UInt8] {
-            // SAFETY: no further than the code that was written.
-            unsafe Array(UnsafeBufferPointer(start: buffer.writable + entry, count: min(count, used - entry)))
+            // SAFETY: no further than the buffer.
+            unsafe Array(UnsafeBufferPointer(start: buffer.writable + entry, count: min(count, buffer.size - entry)))
         }
 
         /// The host address of a block's entry.
@@ -163,6 +228,7 @@
 
         func invalidate(_ code: Int) {}
         func empty() {}
+        func evictOldest() -> [CodeOwner] { [] }
     }
 #endif
 

@@ -41,8 +41,8 @@ final class SoftwareRunner {
     init(_ engine: SoftwareEngine) throws {
         memory = try GuestMemory(size: 2 << 20)
         core = Core(
-            index: 0, configuration: .eager(engine), code: SharedCode(memory), bus: bus, clock: GuestClock(),
-            interrupts: NoInterrupts())
+            index: 0, configuration: .eager(engine), code: SharedCode(memory, .eager(engine)), bus: bus,
+            clock: GuestClock(), interrupts: NoInterrupts())
         try writeTables()
         core.cr0 = 0x8001_0033
         core.cr3 = Place.rootTable

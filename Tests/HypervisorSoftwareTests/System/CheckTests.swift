@@ -26,7 +26,7 @@
         private func corrupt(_ machine: SupervisorMachine, _ old: [UInt8], _ new: [UInt8]) throws {
             let candidate = machine.core.code.translator
             let translator = try #require(candidate)
-            let code = translator.bytes(at: 0, count: translator.used)
+            let code = translator.bytes(at: 0, count: translator.buffer.size)
             let places = (0..<code.count - old.count).filter { Array(code[$0..<$0 + old.count]) == old }
             try #require(!places.isEmpty)
             for place in places {

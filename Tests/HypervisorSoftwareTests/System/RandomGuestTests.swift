@@ -102,8 +102,8 @@ private final class RandomGuest {
         interrupts = Interrupts(random)
         interrupts.rate = random.pick([0, 1, 20])
         core = Core(
-            index: 0, configuration: .eager(engine), code: SharedCode(memory),
-            bus: bus, clock: clock, interrupts: interrupts)
+            index: 0, configuration: .eager(engine), code: SharedCode(memory, .eager(engine)), bus: bus,
+            clock: clock, interrupts: interrupts)
     }
 
     func run() throws {

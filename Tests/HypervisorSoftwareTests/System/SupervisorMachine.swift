@@ -53,9 +53,10 @@ final class SupervisorMachine {
     /// - Parameter heat: how often a block runs before it is translated.
     init(_ engine: SoftwareEngine, heat: UInt8 = 1) throws {
         memory = try GuestMemory(size: 2 << 20)
+        let configuration = SoftwareConfiguration.eager(engine, heat: heat)
         core = Core(
-            index: 0, configuration: .eager(engine, heat: heat),
-            code: SharedCode(memory), bus: Bus(), clock: GuestClock(), interrupts: NoInterrupts())
+            index: 0, configuration: configuration, code: SharedCode(memory, configuration), bus: Bus(),
+            clock: GuestClock(), interrupts: NoInterrupts())
         try put(Place.directoryPointers | 7, at: Place.rootTable)
         try put(Place.directory | 7, at: Place.directoryPointers)
         try put(0xe3, at: Place.directory)  // the first 2 MiB, supervisor
@@ -91,12 +92,14 @@ final class SupervisorMachine {
 
     /// Maps page `page` of the playground to page `frame` of the data memory with entry bits `bits`.
     func map(_ page: Int, to frame: Int, _ bits: UInt64) throws {
-        try put(Self.data + UInt64(frame) << 12 | bits, at: Place.pageTable + UInt64(page) * 8)
+        try put(Self.data + UInt64(frame) << 12 | bits, at: Self.entryAddress(page))
         core.flushTranslations()
     }
 
     /// The page-table entry of page `page` of the playground.
-    func entry(_ page: Int) throws -> UInt64 { try get(Place.pageTable + UInt64(page) * 8) }
+    func entry(_ page: Int) throws -> UInt64 { try get(Self.entryAddress(page)) }
+
+    static func entryAddress(_ page: Int) -> UInt64 { Place.pageTable + UInt64(page) * 8 }
 
     /// Puts `code` at physical `address`, as a boot loader does.
     func write(_ code: [UInt8], at address: UInt64 = SupervisorMachine.code) throws {

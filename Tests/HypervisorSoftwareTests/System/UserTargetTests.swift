@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// User code that is called through registers, before and after translations of addresses change. Intel SDM volume 3, 5.10.4.
+
+import Testing
+
+@testable import HypervisorSoftware
+
+struct UserTargetTests {
+    private static let functions = 32
+    private static let caller = SupervisorMachine.playground
+    private static let called = SupervisorMachine.playground + 0x1000
+
+    /// Page 0 of the playground calls all functions of page 1, and ends with a HLT. In frame 1 a function adds 1, in frame 2 16.
+    private func machine(_ engine: SoftwareEngine) throws -> SupervisorMachine {
+        let machine = try SupervisorMachine(engine)
+        let user = SupervisorMachine.present | SupervisorMachine.user
+        // CALL RDX; ADD RDX, 16; DEC ECX; JNZ to the call; HLT
+        try machine.write([0xff, 0xd2, 0x48, 0x83, 0xc2, 16, 0xff, 0xc9, 0x75, 0xf6, 0xf4], at: SupervisorMachine.data)
+        for (frame, amount) in [1: 1, 2: 16] as [UInt64: UInt8] {
+            // ADD EAX, amount; RET
+            let function = [0x83, 0xc0, amount, 0xc3] + [UInt8](repeating: 0xcc, count: 12)
+            let code = [[UInt8]](repeating: function, count: Self.functions).flatMap { $0 }
+            try machine.write(code, at: SupervisorMachine.data + frame << 12)
+        }
+        try machine.map(0, to: 0, user)
+        try machine.map(1, to: 1, user)
+        try machine.map(2, to: 3, user | SupervisorMachine.writable)
+        machine.core.general[0] = 0
+        return machine
+    }
+
+    /// Calls them, and expects `sum` of all calls so far.
+    private func run(_ machine: SupervisorMachine, expecting sum: Int) {
+        machine.start(at: Self.caller, privilege: 3)
+        machine.core.general[1] = UInt64(Self.functions)
+        machine.core.general[2] = Self.called
+        machine.core.general[4] = SupervisorMachine.playground + 0x3000
+        #expect(machine.runToHalt() == Caught(vector: 13, rip: Self.caller + 10))
+        #expect(machine.core.general[0] == UInt64(sum))
+    }
+
+    /// What INVLPG does.
+    private func forget(_ page: UInt64, in machine: SupervisorMachine) {
+        machine.core.translations.flushPage(page)
+        machine.core.blocks.forgetRecent(page: page)
+    }
+
+    @Test func `code that is where it was before CR3 was written is found in translated code`() throws {
+        let machine = try machine(.translate)
+        run(machine, expecting: Self.functions)
+        machine.core.flushTranslations()
+        let before = machine.core.counts.dispatches
+        run(machine, expecting: 2 * Self.functions)
+        #expect(machine.core.counts.dispatches - before < 10)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code that is elsewhere after CR3 was written runs from there`(engine: SoftwareEngine) throws {
+        let machine = try machine(engine)
+        run(machine, expecting: Self.functions)
+        // It ends with writing CR3.
+        try machine.map(1, to: 2, SupervisorMachine.present | SupervisorMachine.user)
+        run(machine, expecting: 17 * Self.functions)
+        try machine.map(1, to: 1, SupervisorMachine.present | SupervisorMachine.user)
+        run(machine, expecting: 18 * Self.functions)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code that is elsewhere after INVLPG of its page, and of another, runs from there`(
+        engine: SoftwareEngine
+    ) throws {
+        let machine = try machine(engine)
+        run(machine, expecting: Self.functions)
+        forget(Self.caller, in: machine)
+        run(machine, expecting: 2 * Self.functions)
+        let entry = SupervisorMachine.data + 0x2000 | SupervisorMachine.present | SupervisorMachine.user
+        try machine.put(entry, at: SupervisorMachine.entryAddress(1))
+        forget(Self.called, in: machine)
+        run(machine, expecting: 18 * Self.functions)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code that may be executed no longer after CR3 was written faults`(engine: SoftwareEngine) throws {
+        let machine = try machine(engine)
+        run(machine, expecting: Self.functions)
+        try machine.map(
+            1, to: 1, SupervisorMachine.present | SupervisorMachine.user | SupervisorMachine.noExecute)
+        machine.start(at: Self.caller, privilege: 3)
+        machine.core.general[1] = UInt64(Self.functions)
+        machine.core.general[2] = Self.called
+        machine.core.general[4] = SupervisorMachine.playground + 0x3000
+        #expect(machine.runToHalt() == Caught(vector: 14, errorCode: 0x15, rip: Self.called))
+    }
+}
