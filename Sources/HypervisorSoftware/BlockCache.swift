@@ -473,7 +473,7 @@ extension SharedCode: MemoryObserver {
     /// Translations changed: what was found by linear address holds no longer, but for that in global pages.
     mutating func forgetRecent(keepingGlobal: Bool = false) {
         forget(half: 0)
-        translations.allowsRevalidation(true)
+        translations.allowRevalidation(true)
         if !keepingGlobal || hasLocalSupervisorCode { forget(half: 1) }
     }
 
@@ -487,7 +487,7 @@ extension SharedCode: MemoryObserver {
         for half in 0..<2 where isSet(bits[0], half) && isSet(bits[1], half) {
             forget(half: half)
             // The soft TLB has other pages still, which `pages` has no longer.
-            if half == 0 { translations.allowsRevalidation(false) }
+            if half == 0 { translations.allowRevalidation(false) }
         }
     }
 

@@ -163,9 +163,9 @@ enum AccessSet: Int, CaseIterable {
         return unsafe entries[position].fetchTag == linear & ~0xfff && globals[position]
     }
 
-    /// Whether a page that the soft TLB has for fetches was found since the last change of translations, so that what the table
-    /// of jump targets knew before may be good again.
-    func allowsRevalidation(_ allows: Bool) {
+    /// Says whether all pages that the soft TLB has for fetches were found since translations changed last, so that what the
+    /// table of jump targets knew before may be good again.
+    func allowRevalidation(_ allows: Bool) {
         // SAFETY: a field of the context.
         unsafe context.storeBytes(of: allows, toByteOffset: ContextLayout.mayRevalidate, as: Bool.self)
     }

@@ -3,7 +3,7 @@
 
 /// What translated code is the translation of.
 enum CodeOwner: Equatable {
-    /// Nothing that leads to it, but for a link.
+    /// Of the rest of a block, to which only a link leads; or of nothing any more.
     case nobody
     /// The block whose header is in this slot.
     case block(UInt32)
