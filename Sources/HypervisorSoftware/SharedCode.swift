@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoded code of a machine, and its translations: what its processors have in common.
+
+import GuestMemory
+
+/// Decoded code of a machine, and where it came from: what its processors have in common. They take turns on one thread.
+@safe final class SharedCode {
+    let physical: PhysicalMemory
+    /// Keeps guest RAM mapped while there are pointers into it.
+    private let memory: GuestMemory
+    var arena: SlotArena
+    /// Its memory.
+    let slots: UnsafeMutableRawPointer
+    let hashHeads: UnsafeMutablePointer<UInt32>
+    /// Blocks decoded since power-on.
+    var decoded = 0
+    /// How often blocks or translations were forgotten to make room, or all for another reason.
+    private(set) var evictions = 0
+    /// How often blocks became invalid.
+    private(set) var invalidations = 0
+    /// Where blocks are translated.
+    var translator: Translator?
+    /// Compares translator and interpreter, with `--cpu-engine check`.
+    private(set) var lockstep: Lockstep?
+    /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
+    var crossings = [CrossingInstruction?](repeating: nil, count: BlockCache.crossingCount)
+    /// The granules of the blocks that are in the translations of others, by the slots of those.
+    private var joinedGranules: [UInt32: UInt64] = [:]
+    /// The soft TLBs of all processors.
+    private var translations: [TranslationBuffer] = []
+
+    init(_ memory: GuestMemory, _ configuration: SoftwareConfiguration) {
+        self.memory = memory
+        physical = PhysicalMemory(memory)
+        precondition(
+            MemoryLayout<DecodedInstruction>.stride == SlotArena.slotSize
+                && MemoryLayout<BlockHeader>.stride <= SlotArena.slotSize)
+        arena = SlotArena(bytes: configuration.translationCache / 2, reserved: BlockCache.firstFree)
+        unsafe slots = arena.memory
+        unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
+        // SAFETY: it has as many elements as initialised here.
+        unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
+        memory.observer = self
+    }
+
+    deinit {
+        physical.deallocate()
+        arena.deallocate()
+        unsafe hashHeads.deallocate()
+    }
+
+    func add(_ buffer: TranslationBuffer) { translations.append(buffer) }
+
+    /// Sends the first write of every processor to each page the slow way.
+    func protectAll() {
+        for buffer in translations { buffer.protectAll() }
+    }
+
+    /// To be called before the guest's RAM at `physical` changes, within its page.
+    func willChange(_ physical: UInt64) {
+        if memory.isFrozen { memory.preserve(GuestPhysicalAddress(physical)) }
+        lockstep?.journal.note(physical)
+    }
+
+    func prepareCheck(reportPath: String?) {
+        if lockstep == nil { lockstep = Lockstep(MemoryJournal(physical), reportPath: reportPath) }
+    }
+
+    /// Sends every processor's writes to the physical page `frame` the slow way from now on.
+    func protect(frame: UInt64) {
+        for buffer in translations { buffer.protect(frame: frame) }
+    }
+
+    /// Header slot `slot`, which must be below the arena's capacity.
+    @inline(__always)
+    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
+        // SAFETY: slots are handed out below the capacity; header slots are only accessed as such.
+        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: BlockHeader.self)
+    }
+
+    /// Instruction slot `slot`, which must be below the arena's capacity.
+    private func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
+        // SAFETY: as above.
+        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: DecodedInstruction.self)
+    }
+
+    /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
+    func invalidatePage(_ page: UInt64) { invalidate(page, granules: .max) }
+
+    /// Makes the blocks of a page that have bytes in `granules` lead nowhere.
+    func invalidate(_ page: UInt64, granules: UInt64) {
+        dropBlocks(page, granules: granules)
+        physical.countChange(page)
+        invalidations += 1
+    }
+
+    private func dropBlocks(_ page: UInt64, granules: UInt64) {
+        var slot = physical.blockHead(page)
+        var head: UInt32 = 0
+        var mask: UInt64 = 0
+        while slot != 0 {
+            let header = unsafe header(slot)
+            let next = unsafe header.pointee.pageNext
+            let own = self.granules(slot)
+            if own & granules != 0 {
+                invalidateBlock(slot)
+            } else {
+                if unsafe header.pointee.hasJoined, (joinedGranules[slot] ?? 0) & granules != 0 {
+                    forgetTranslation(slot)
+                }
+                mask |= own
+                unsafe header.pointee.pageNext = head
+                head = slot
+            }
+            slot = next
+        }
+        physical.setBlockHead(page, head)
+        physical.setCodeMask(page, mask)
+    }
+
+    /// The granules of its page that a block's bytes touch.
+    private func granules(_ slot: UInt32) -> UInt64 {
+        let header = unsafe header(slot)
+        let start = unsafe UInt64(header.pointee.pageOffset)
+        let count = unsafe UInt32(max(header.pointee.count, 0))
+        // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
+        let end = unsafe instruction(slot + 1 + count)
+        return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
+    }
+
+    /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
+    func join(_ slot: UInt32, _ joined: [UInt32]) {
+        joinedGranules[slot] = joined.reduce(0) { $0 | granules($1) }
+        unsafe header(slot).pointee.hasJoined = true
+    }
+
+    /// The block stays as it is, for others have it in their translations, too.
+    private func forgetTranslation(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
+        noteForgotten(slot)
+    }
+
+    /// The block in `slot` has no translation any more.
+    private func noteForgotten(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        unsafe header.pointee.code = 0
+        if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
+        unsafe header.pointee.hasJoined = false
+    }
+
+    private func invalidateBlock(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        guard unsafe header.pointee.isValid else { return }
+        let count = unsafe UInt32(max(header.pointee.count, 0))
+        for position in 0...count {
+            // SAFETY: as above.
+            unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
+        }
+        unsafe header.pointee.isValid = false
+        forgetTranslation(slot)
+        // Links to it are not followed: no time slice is that long.
+        unsafe header.pointee.count = .max
+        unlinkHash(slot)
+    }
+
+    /// Takes a block out of the chain of its hash.
+    private func unlinkHash(_ slot: UInt32) {
+        let header = unsafe header(slot)
+        let bucket = unsafe BlockCache.hash(header.pointee.physical, header.pointee.mode)
+        // SAFETY: the hash is below the table's size; slots in a chain are headers.
+        if unsafe hashHeads[bucket] == slot {
+            unsafe hashHeads[bucket] = header.pointee.hashNext
+            return
+        }
+        var before = unsafe hashHeads[bucket]
+        while before != 0, unsafe self.header(before).pointee.hashNext != slot {
+            before = unsafe self.header(before).pointee.hashNext
+        }
+        if before != 0 { unsafe self.header(before).pointee.hashNext = header.pointee.hashNext }
+    }
+
+    /// Forgets every block. None may be running.
+    func empty() {
+        guard !arena.isEmpty else { return }
+        evictions += 1
+        invalidations += 1
+        arena.empty()
+        translator?.empty()
+        joinedGranules.removeAll(keepingCapacity: true)
+        for index in crossings.indices { crossings[index]?.code = 0 }
+        // SAFETY: it has as many elements.
+        unsafe hashHeads.update(repeating: 0, count: BlockCache.hashSize)
+        physical.forgetCode()
+    }
+
+    /// Makes room in the arena: the blocks that were decoded first are forgotten, and with them all of their pages, some of
+    /// which may lead to them. None may be running.
+    func evictBlocks() {
+        let evicted = arena.advance()
+        guard !evicted.isEmpty else { return }
+        evictions += 1
+        for slot in evicted {
+            let header = unsafe header(slot)
+            if unsafe header.pointee.isValid { unsafe dropBlocks(header.pointee.physical & ~4095, granules: .max) }
+        }
+    }
+
+    /// Makes room in the code buffer: the oldest translations are forgotten.
+    func evictTranslations() {
+        guard let evicted = translator?.evictOldest(), !evicted.isEmpty else { return }
+        evictions += 1
+        for owner in evicted {
+            switch owner {
+            case .block(let slot): noteForgotten(slot)
+            case .crossing(let index): crossings[index]?.code = 0
+            case .nobody: break
+            }
+        }
+    }
+
+    func remember(_ crossing: CrossingInstruction) {
+        let index = BlockCache.crossingIndex(crossing.physical)
+        if let old = crossings[index], old.code != 0, old.code != crossing.code {
+            translator?.invalidate(Int(old.code))
+        }
+        crossings[index] = crossing
+    }
+}
+
+extension SharedCode: MemoryObserver {
+    /// Devices write guest memory: code that was decoded from there is no longer what the guest has.
+    func memoryChanges(_ address: GuestPhysicalAddress, count: UInt64) {
+        var position = address.rawValue
+        let (end, overflow) = position.addingReportingOverflow(count)
+        guard !overflow, !arena.isEmpty else { return }
+        while position < end, unsafe physical.pointer(position) != nil {
+            let next = min(end, (position | 4095) + 1)
+            let mask = physical.codeMask(position)
+            let granules = PhysicalMemory.granules(offset: position & 4095, count: next - position)
+            if mask & granules != 0 { invalidate(position & ~4095, granules: granules) }
+            position = next
+        }
+    }
+}
