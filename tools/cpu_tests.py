@@ -66,12 +66,17 @@ def compare(expected, text, first=0):
     require(not wrong, f"the guest's results differ from the host's: {', '.join(wrong)}")
 
 
+def compute(guest, expected):
+    """The guest must compute what is expected."""
+    compare(expected, guest.run(script(expected), timeout=JOBS_SECONDS))
+
+
 def programs_agree(bench):
     """programs of all kinds compute in the guest, by either engine, what they compute on the host's processor"""
     expected = native_results(bench, 1)
     for engine in ENGINES:
         with shell(bench, bench.new_name(), 1, engine) as guest:
-            compare(expected, guest.run(script(expected), timeout=JOBS_SECONDS))
+            compute(guest, expected)
 
 
 def frozen_programs_agree(bench):
@@ -122,17 +127,28 @@ def random_blocks_agree(bench):
                     f"--seed {first} shows the first that does")
 
 
-def engines_agree(bench):
-    """translator and interpreter agree on a whole boot and on programs, run side by side from the same state"""
-    expected = native_results(bench, 1)
-    jobs = [job for job in expected if job.name in CHECKED or os.environ.get("SMOLVMM_CHECK_ALL")]
-    with shell(bench, bench.new_name(), 1, "check", "--stats") as guest:
-        compare({job: expected[job] for job in jobs}, guest.run(script(jobs), timeout=JOBS_SECONDS))
+def checked_results(bench):
+    """The jobs that run in both engines side by side, and what each computes on this host."""
+    return {
+        job: checksum for job, checksum in native_results(bench, 1).items()
+        if job.name in CHECKED or os.environ.get("SMOLVMM_CHECK_ALL")}
+
+
+def check(bench, expected, *options):
+    """The engines must agree on a boot and on the jobs of `expected`. Returns what --stats told."""
+    with shell(bench, bench.new_name(), 1, "check", "--stats", *options) as guest:
+        compute(guest, expected)
         guest.machine.send("poweroff -f")
         status = guest.machine.wait(BOOT_SECONDS)
         told = guest.machine.standard_error()
-        require(status == 0, f"status {status}: {told}")
-        require(count(told, "runs that both engines agreed on") >= FEWEST_RUNS, f"few runs were compared: {told}")
+    require(status == 0, f"status {status}: {told}")
+    require(count(told, "runs that both engines agreed on") >= FEWEST_RUNS, f"few runs were compared: {told}")
+    return told
+
+
+def engines_agree(bench):
+    """translator and interpreter agree on a whole boot and on programs, run side by side from the same state"""
+    check(bench, checked_results(bench))
 
 
 def count(told, name):
@@ -144,19 +160,11 @@ def count(told, name):
 
 def little_room_is_enough(bench):
     """code that makes room for other code again and again, and is translated when it is warm, runs as in the interpreter"""
-    expected = native_results(bench, 1)
-    jobs = [job for job in expected if job.name in CHECKED or os.environ.get("SMOLVMM_CHECK_ALL")]
+    expected = checked_results(bench)
     with shell(bench, bench.new_name(), 1, "translate", *LITTLE_ROOM) as guest:
-        compare({job: expected[job] for job in jobs}, guest.run(script(jobs), timeout=JOBS_SECONDS))
-    with shell(bench, bench.new_name(), 1, "check", "--stats", *LITTLE_ROOM) as guest:
-        compare({job: expected[job] for job in jobs[:2]}, guest.run(script(jobs[:2]), timeout=JOBS_SECONDS))
-        guest.machine.send("poweroff -f")
-        status = guest.machine.wait(BOOT_SECONDS)
-        told = guest.machine.standard_error()
-        require(status == 0, f"status {status}: {told}")
-        require(count(told, "runs that both engines agreed on") >= FEWEST_RUNS, f"few runs were compared: {told}")
-        require(
-            count(told, "times that blocks were forgotten for others") >= FEWEST_EVICTIONS, f"there was room: {told}")
+        compute(guest, expected)
+    told = check(bench, dict(list(expected.items())[:2]), *LITTLE_ROOM)
+    require(count(told, "times that blocks were forgotten for others") >= FEWEST_EVICTIONS, f"there was room: {told}")
 
 
 TESTS = [programs_agree, frozen_programs_agree, random_blocks_agree, engines_agree, little_room_is_enough]

@@ -52,7 +52,7 @@ struct BlockHeader {
 
     private let shared: SharedCode
     private let translations: TranslationBuffer
-    private let arena: UnsafeMutableRawPointer
+    private let slots: BlockSlots
     private let hashHeads: UnsafeMutablePointer<UInt32>
     private let recent: UnsafeMutablePointer<Recent>
     /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
@@ -62,20 +62,21 @@ struct BlockHeader {
     private var hasLocalSupervisorCode = false
     /// Pages whose code was found in this generation, by hash.
     private let pages: UnsafeMutablePointer<UInt64>
-    private static let pageWords = 192
+    private static let areaWords = 64
+    private static let areas = 3
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
 
     init(_ shared: SharedCode, _ translations: TranslationBuffer) {
         self.shared = shared
         self.translations = translations
-        unsafe arena = shared.slots
+        slots = shared.slots
         unsafe hashHeads = shared.hashHeads
         unsafe recent = .allocate(capacity: Self.recentSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
-        unsafe pages = .allocate(capacity: Self.pageWords)
-        unsafe pages.initialize(repeating: 0, count: Self.pageWords)
+        unsafe pages = .allocate(capacity: Self.areas * Self.areaWords)
+        unsafe pages.initialize(repeating: 0, count: Self.areas * Self.areaWords)
     }
 
     func deallocate() {
@@ -97,19 +98,15 @@ struct BlockHeader {
 
     /// Instruction slot `slot`, which must be below the arena's capacity.
     @inline(__always)
-    func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
-        // SAFETY: slots are handed out below the capacity; instruction slots are only accessed as such.
-        unsafe (arena + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: DecodedInstruction.self)
-    }
+    func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> { unsafe slots.instruction(slot) }
 
+    /// Header slot `slot`, which must be below the arena's capacity.
     @inline(__always)
-    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> { unsafe shared.header(slot) }
+    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> { unsafe slots.header(slot) }
 
     /// The slot number of an instruction.
     @inline(__always)
-    func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 {
-        unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - arena) / SlotArena.slotSize)
-    }
+    func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 { unsafe slots.slot(of: instruction) }
 
     static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
         let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
@@ -190,8 +187,8 @@ struct BlockHeader {
         let bits = Self.pageBits(linear)
         for index in 0..<2 {
             let bit = bits[index]
-            // SAFETY: there are 64 words for each area, and the bits are below 4096.
-            unsafe pages[area &* 64 &+ Int(bit >> 6)] |= 1 << (bit & 63)
+            // SAFETY: the bits are below 4096, as many as an area has.
+            unsafe pages[area &* Self.areaWords &+ Int(bit >> 6)] |= 1 << (bit & 63)
         }
     }
 
@@ -239,7 +236,7 @@ struct BlockHeader {
         let bits = Self.pageBits(linear)
         func isSet(_ bit: UInt64, _ half: Int) -> Bool {
             // SAFETY: as in `noteFetch`.
-            unsafe pages[Self.area(linear, half) * 64 + Int(bit >> 6)] >> (bit & 63) & 1 != 0
+            unsafe pages[Self.area(linear, half) * Self.areaWords + Int(bit >> 6)] >> (bit & 63) & 1 != 0
         }
         for half in 0..<2 where isSet(bits[0], half) && isSet(bits[1], half) {
             forget(half: half)
@@ -251,7 +248,8 @@ struct BlockHeader {
     private mutating func forget(half: Int) {
         if half == 1 { hasLocalSupervisorCode = false }
         // SAFETY: as in `noteFetch`.
-        unsafe (pages + half &* 64).update(repeating: 0, count: half == 0 ? 64 : 128)
+        let areas = half == 0 ? 1 : Self.areas - 1
+        unsafe (pages + half &* Self.areaWords).update(repeating: 0, count: areas &* Self.areaWords)
         generations[half] &+= 1
         // `context` has the low bits, and 0 where there is nothing.
         if generations[half] & 0x0fff_ffff == 0 {
@@ -274,8 +272,9 @@ struct BlockHeader {
         return UInt32(shared.arena.next)
     }
 
-    /// Makes room in the code buffer, by forgetting translations. No block may be running.
-    mutating func makeRoomForCode() {
+    /// Room in the code buffer for a block's translation, made by forgetting others if need be. No block may be running.
+    mutating func reserve(for translator: Translator) {
+        guard !translator.hasRoom else { return }
         shared.evictTranslations()
         synchronize()
     }

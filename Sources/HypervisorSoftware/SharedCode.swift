@@ -9,8 +9,7 @@ import GuestMemory
     /// Keeps guest RAM mapped while there are pointers into it.
     private let memory: GuestMemory
     var arena: SlotArena
-    /// Its memory.
-    let slots: UnsafeMutableRawPointer
+    let slots: BlockSlots
     let hashHeads: UnsafeMutablePointer<UInt32>
     /// Blocks decoded since power-on.
     var decoded = 0
@@ -33,10 +32,10 @@ import GuestMemory
         self.memory = memory
         physical = PhysicalMemory(memory)
         precondition(
-            MemoryLayout<DecodedInstruction>.stride == SlotArena.slotSize
-                && MemoryLayout<BlockHeader>.stride <= SlotArena.slotSize)
+            MemoryLayout<DecodedInstruction>.stride == BlockSlots.size
+                && MemoryLayout<BlockHeader>.stride <= BlockSlots.size)
         arena = SlotArena(bytes: configuration.translationCache / 2, reserved: BlockCache.firstFree)
-        unsafe slots = arena.memory
+        slots = arena.slots
         unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
@@ -71,19 +70,6 @@ import GuestMemory
         for buffer in translations { buffer.protect(frame: frame) }
     }
 
-    /// Header slot `slot`, which must be below the arena's capacity.
-    @inline(__always)
-    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
-        // SAFETY: slots are handed out below the capacity; header slots are only accessed as such.
-        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: BlockHeader.self)
-    }
-
-    /// Instruction slot `slot`, which must be below the arena's capacity.
-    private func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
-        // SAFETY: as above.
-        unsafe (slots + Int(slot) &* SlotArena.slotSize).assumingMemoryBound(to: DecodedInstruction.self)
-    }
-
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { invalidate(page, granules: .max) }
 
@@ -99,7 +85,7 @@ import GuestMemory
         var head: UInt32 = 0
         var mask: UInt64 = 0
         while slot != 0 {
-            let header = unsafe header(slot)
+            let header = unsafe slots.header(slot)
             let next = unsafe header.pointee.pageNext
             let own = self.granules(slot)
             if own & granules != 0 {
@@ -120,42 +106,42 @@ import GuestMemory
 
     /// The granules of its page that a block's bytes touch.
     private func granules(_ slot: UInt32) -> UInt64 {
-        let header = unsafe header(slot)
+        let header = unsafe slots.header(slot)
         let start = unsafe UInt64(header.pointee.pageOffset)
         let count = unsafe UInt32(max(header.pointee.count, 0))
         // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
-        let end = unsafe instruction(slot + 1 + count)
+        let end = unsafe slots.instruction(slot + 1 + count)
         return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
     }
 
     /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
     func join(_ slot: UInt32, _ joined: [UInt32]) {
         joinedGranules[slot] = joined.reduce(0) { $0 | granules($1) }
-        unsafe header(slot).pointee.hasJoined = true
+        unsafe slots.header(slot).pointee.hasJoined = true
     }
 
     /// The block stays as it is, for others have it in their translations, too.
     private func forgetTranslation(_ slot: UInt32) {
-        let header = unsafe header(slot)
+        let header = unsafe slots.header(slot)
         if unsafe header.pointee.code != 0 { unsafe translator?.invalidate(Int(header.pointee.code)) }
         noteForgotten(slot)
     }
 
     /// The block in `slot` has no translation any more.
     private func noteForgotten(_ slot: UInt32) {
-        let header = unsafe header(slot)
+        let header = unsafe slots.header(slot)
         unsafe header.pointee.code = 0
         if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
         unsafe header.pointee.hasJoined = false
     }
 
     private func invalidateBlock(_ slot: UInt32) {
-        let header = unsafe header(slot)
+        let header = unsafe slots.header(slot)
         guard unsafe header.pointee.isValid else { return }
         let count = unsafe UInt32(max(header.pointee.count, 0))
         for position in 0...count {
             // SAFETY: as above.
-            unsafe instruction(slot + 1 + position).pointee.handler = .blockInvalid
+            unsafe slots.instruction(slot + 1 + position).pointee.handler = .blockInvalid
         }
         unsafe header.pointee.isValid = false
         forgetTranslation(slot)
@@ -166,7 +152,7 @@ import GuestMemory
 
     /// Takes a block out of the chain of its hash.
     private func unlinkHash(_ slot: UInt32) {
-        let header = unsafe header(slot)
+        let header = unsafe slots.header(slot)
         let bucket = unsafe BlockCache.hash(header.pointee.physical, header.pointee.mode)
         // SAFETY: the hash is below the table's size; slots in a chain are headers.
         if unsafe hashHeads[bucket] == slot {
@@ -174,10 +160,10 @@ import GuestMemory
             return
         }
         var before = unsafe hashHeads[bucket]
-        while before != 0, unsafe self.header(before).pointee.hashNext != slot {
-            before = unsafe self.header(before).pointee.hashNext
+        while before != 0, unsafe slots.header(before).pointee.hashNext != slot {
+            before = unsafe slots.header(before).pointee.hashNext
         }
-        if before != 0 { unsafe self.header(before).pointee.hashNext = header.pointee.hashNext }
+        if before != 0 { unsafe slots.header(before).pointee.hashNext = header.pointee.hashNext }
     }
 
     /// Forgets every block. None may be running.
@@ -201,12 +187,12 @@ import GuestMemory
         guard !evicted.isEmpty else { return }
         evictions += 1
         for slot in evicted {
-            let header = unsafe header(slot)
+            let header = unsafe slots.header(slot)
             if unsafe header.pointee.isValid { unsafe dropBlocks(header.pointee.physical & ~4095, granules: .max) }
         }
     }
 
-    /// Makes room in the code buffer: the oldest translations are forgotten.
+    /// Makes room in the code buffer: the oldest translations are forgotten. No block may be running.
     func evictTranslations() {
         guard let evicted = translator?.evictOldest(), !evicted.isEmpty else { return }
         evictions += 1

@@ -1,59 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory for decoded blocks.
 
-/// Slots of 32 bytes, handed out in order and touched only as they are used. They lie in pieces: where all are in use,
-/// the next blocks take the place of those in the piece that was filled first. A slot number of 0 means none.
-@safe struct SlotArena {
-    static let slotSize = 32
-    private static let pieceCount = 8
+/// Slots of 32 bytes, each with the header of a block or one of its instructions.
+@safe struct BlockSlots {
+    static let size = 32
+    fileprivate let memory: UnsafeMutableRawPointer
 
-    let memory: UnsafeMutableRawPointer
+    /// Header slot `slot`, which must be below the arena's capacity.
+    @inline(__always)
+    func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> {
+        // SAFETY: slots are handed out below the capacity; header slots are only accessed as such.
+        unsafe (memory + Int(slot) &* Self.size).assumingMemoryBound(to: BlockHeader.self)
+    }
+
+    /// Instruction slot `slot`, which must be below the arena's capacity.
+    @inline(__always)
+    func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> {
+        // SAFETY: slots are handed out below the capacity; instruction slots are only accessed as such.
+        unsafe (memory + Int(slot) &* Self.size).assumingMemoryBound(to: DecodedInstruction.self)
+    }
+
+    /// The slot number of an instruction.
+    @inline(__always)
+    func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 {
+        unsafe UInt32(truncatingIfNeeded: (UnsafeMutableRawPointer(instruction) - memory) / Self.size)
+    }
+}
+
+/// Hands slots out in order; they are touched only as they are used. Where all are in use, the next blocks take the place of
+/// those in the piece that was filled first. A slot number of 0 means none.
+struct SlotArena {
+    let slots: BlockSlots
     /// Slots before this are never handed out.
     private let firstFree: Int
     private let pieceSlots: Int
-    private var piece = 0
     /// The first slot that is free.
     private(set) var next: Int
-    /// The blocks in each piece: the slots of their headers.
-    private var blocks = [[UInt32]](repeating: [], count: pieceCount)
+    /// The blocks: the slots of their headers.
+    private var blocks = Pieces<UInt32>()
 
     /// - Parameters:
     ///   - bytes: the size; rounded down to pieces.
     ///   - reserved: slots that are not handed out, few.
     init(bytes: Int, reserved: Int) {
-        pieceSlots = bytes / Self.slotSize / Self.pieceCount
-        precondition(pieceSlots > reserved + BlockCache.longestBlock && bytes / Self.slotSize <= Int(UInt32.max))
-        unsafe memory = .allocate(byteCount: pieceSlots * Self.pieceCount * Self.slotSize, alignment: 64)
+        let count = Pieces<UInt32>.count
+        pieceSlots = bytes / BlockSlots.size / count
+        precondition(pieceSlots > reserved + BlockCache.longestBlock && bytes / BlockSlots.size <= Int(UInt32.max))
+        unsafe slots = BlockSlots(memory: .allocate(byteCount: pieceSlots * count * BlockSlots.size, alignment: 64))
         firstFree = reserved
         next = reserved
     }
 
-    func deallocate() { unsafe memory.deallocate() }
+    func deallocate() { unsafe slots.memory.deallocate() }
 
-    /// Whether any block is there.
-    var isEmpty: Bool { blocks.allSatisfy(\.isEmpty) }
+    /// Whether no block is there.
+    var isEmpty: Bool { blocks.isEmpty }
 
     /// Whether there is room for the longest block. Otherwise `advance` makes it.
-    var hasRoom: Bool { next + BlockCache.longestBlock <= (piece + 1) * pieceSlots }
+    var hasRoom: Bool { next + BlockCache.longestBlock <= (blocks.present + 1) * pieceSlots }
 
     /// Goes on in the next piece. Returns the blocks that are there still, whose slots will be others'.
     mutating func advance() -> [UInt32] {
-        piece = (piece + 1) % Self.pieceCount
-        next = piece == 0 ? firstFree : piece * pieceSlots
-        defer { blocks[piece].removeAll() }
-        return blocks[piece]
+        let evicted = blocks.advance()
+        next = blocks.present == 0 ? firstFree : blocks.present * pieceSlots
+        return evicted
     }
 
     /// The block whose header is in the first free slot takes `slots` of them.
     mutating func take(_ slots: Int) {
-        blocks[piece].append(UInt32(next))
+        blocks.append(UInt32(next))
         next += slots
     }
 
     /// Gives up all blocks.
     mutating func empty() {
-        piece = 0
+        blocks.empty()
         next = firstFree
-        blocks = [[UInt32]](repeating: [], count: Self.pieceCount)
     }
 }

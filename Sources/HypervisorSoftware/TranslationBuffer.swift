@@ -43,10 +43,11 @@ enum AccessSet: Int, CaseIterable {
         static let hostOffset = 24
     }
 
-    static let entrySize = MemoryLayout<Entry>.stride
+    private static let entrySize = MemoryLayout<Entry>.stride
     /// Where the entries of `set` are in the context.
     static func offset(_ set: AccessSet) -> Int { ContextLayout.translations + set.firstEntry * entrySize }
-    /// The byte offset among them of an entry: what an address divided by `4096 / entrySize` is masked with.
+    /// The byte offset of an entry among them is an address shifted right by this and masked with `indexMask`.
+    static let indexShift = UInt8(12 - entrySize.trailingZeroBitCount)
     static func indexMask(_ set: AccessSet) -> Int32 { Int32((set.entryCount - 1) * entrySize) }
 
     static let entryCount = AccessSet.allCases.reduce(0) { $0 + $1.entryCount }

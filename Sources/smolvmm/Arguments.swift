@@ -56,16 +56,15 @@ struct AccelerationArguments: ParsableArguments {
     }
 
     func validate() throws {
-        guard TranslationOptions.cacheSizes.contains(translationCache) else {
-            throw ValidationError(
-                "--translation-cache \(translationCache): it takes \(TranslationOptions.cacheSizes.lowerBound) to "
-                    + "\(TranslationOptions.cacheSizes.upperBound) MiB")
-        }
-        if let translationHeat, !TranslationOptions.heats.contains(translationHeat) {
-            throw ValidationError(
-                "--translation-heat \(translationHeat): it takes \(TranslationOptions.heats.lowerBound) to "
-                    + "\(TranslationOptions.heats.upperBound)")
-        }
+        try Self.require("--translation-cache", translationCache, in: TranslationOptions.cacheSizes, unit: " MiB")
+        if let translationHeat { try Self.require("--translation-heat", translationHeat, in: TranslationOptions.heats) }
+    }
+
+    private static func require<Value: BinaryInteger>(
+        _ option: String, _ value: Value, in range: ClosedRange<Value>, unit: String = ""
+    ) throws {
+        guard !range.contains(value) else { return }
+        throw ValidationError("\(option) \(value): it takes \(range.lowerBound) to \(range.upperBound)\(unit)")
     }
 
     @Option(

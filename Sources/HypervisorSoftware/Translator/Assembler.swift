@@ -13,8 +13,9 @@
     /// The same of the section that is not written now.
     private var other: Range<Int>
     private(set) var overflowed = false
-    /// Whether the first register may have changed since this was last set to false.
-    var mayChangeFirst = true
+    /// The guest's register whose value the first register is known to have; nil from the next instruction on that may change
+    /// that register.
+    var held: UInt8?
 
     /// - Parameters:
     ///   - buffer: valid for `size` bytes while the assembler is used.
@@ -84,14 +85,14 @@
         isByte: Bool = false
     ) {
         if prefix != 0 { byte(prefix) }
-        if reg == HostRegister.first.rawValue { mayChangeFirst = true }
+        if reg == HostRegister.first.rawValue { held = nil }
         var rex: UInt8 = wide ? 0x48 : 0x40
         rex |= reg >> 1 & 4
         var forced = isByte && reg & 0xfc == 4
         switch rm {
         case .number(let number):
             rex |= number >> 3 & 1
-            if number == HostRegister.first.rawValue { mayChangeFirst = true }
+            if number == HostRegister.first.rawValue { held = nil }
             if isByte, number & 0xfc == 4 { forced = true }
         case .memory(let memory):
             if let base = memory.base { rex |= base.rawValue >> 3 }
@@ -158,7 +159,7 @@
 
     /// RORX of 32 bits (BMI2): `to` becomes `from`, rotated right by `count`; the flags stay.
     mutating func rotate(_ to: HostRegister, _ from: HostRegister, right count: UInt8) {
-        if to == .first { mayChangeFirst = true }
+        if to == .first { held = nil }
         byte(0xc4)
         byte((to.rawValue < 8 ? 0x80 : 0) | 0x40 | (from.rawValue < 8 ? 0x20 : 0) | 3)
         byte(0x7b)
@@ -189,7 +190,7 @@
 
     /// A register becomes `value`, in the shortest form that leaves the flags alone.
     mutating func moveImmediate(_ to: HostRegister, _ value: UInt64) {
-        if to == .first { mayChangeFirst = true }
+        if to == .first { held = nil }
         if value <= UInt64(UInt32.max) {
             if to.rawValue >= 8 { byte(0x41) }
             byte(0xb8 | to.rawValue & 7)
@@ -235,7 +236,7 @@
     /// The same for a call.
     @discardableResult
     mutating func call(_ target: Int = 0) -> Int {
-        mayChangeFirst = true
+        held = nil
         byte(0xe8)
         return relative(target)
     }

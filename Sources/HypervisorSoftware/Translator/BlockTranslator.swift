@@ -91,13 +91,9 @@ struct BlockTranslator: ~Copyable {
 
     /// The guest's register in the context whose value the first register has, too.
     var held: UInt8? {
-        get { code.mayChangeFirst ? nil : heldRegister }
-        set {
-            heldRegister = newValue
-            code.mayChangeFirst = newValue == nil
-        }
+        get { code.held }
+        set { code.held = newValue }
     }
-    private var heldRegister: UInt8?
 
     private var state = BlockState()
     var flags: FlagState {

@@ -2,7 +2,7 @@
 // What is known of translated code at its entry.
 
 /// What translated code is the translation of.
-enum CodeOwner: Equatable {
+enum CodeOwner {
     /// Of the rest of a block, to which only a link leads; or of nothing any more.
     case nobody
     /// The block whose header is in this slot.

@@ -139,7 +139,7 @@ extension Core {
                 crossing.heat = min(crossing.heat, .max - 1) + 1
                 blocks.remember(crossing)
                 guard crossing.heat >= configuration.translationHeat else { return nil }
-                if !translator.hasRoom { blocks.makeRoomForCode() }
+                blocks.reserve(for: translator)
                 crossing.code = UInt32(translator.translate(crossing, accessSet, blocks))
                 crossing.set = accessSet
                 blocks.remember(crossing)
@@ -151,7 +151,7 @@ extension Core {
 
         @inline(never)
         private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
-            if !translator.hasRoom { blocks.makeRoomForCode() }
+            blocks.reserve(for: translator)
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 4 * 3), blocks)

@@ -27,9 +27,9 @@ struct HostMemory: Equatable {
         self.displacement = displacement
     }
 
-    /// A place in the execution context.
-    static func context(_ offset: Int) -> HostMemory {
-        HostMemory(.context, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
+    /// A place in the execution context, `index` bytes further if there is such a register.
+    static func context(_ offset: Int, index: HostRegister? = nil) -> HostMemory {
+        HostMemory(.context, index: index, Int32(truncatingIfNeeded: offset - ContextLayout.bias))
     }
 }
 

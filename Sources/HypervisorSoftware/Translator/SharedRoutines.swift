@@ -154,12 +154,8 @@ struct SharedRoutines {
     private static func revalidate(_ code: inout Assembler) {
         let (rax, rcx) = (HostRegister.rax, HostRegister.rcx)
         let set = AccessSet.user
-        func jumpEntry(_ field: Int) -> HostMemory {
-            HostMemory(.context, index: .second, Int32(ContextLayout.jumpTable + field - ContextLayout.bias))
-        }
-        func tlbEntry(_ field: Int) -> HostMemory {
-            HostMemory(.context, index: .rcx, Int32(TranslationBuffer.offset(set) + field - ContextLayout.bias))
-        }
+        func jumpEntry(_ field: Int) -> HostMemory { .context(ContextLayout.jumpTable + field, index: .second) }
+        func tlbEntry(_ field: Int) -> HostMemory { .context(TranslationBuffer.offset(set) + field, index: .rcx) }
         code.push(rax)
         code.push(rcx)
         code.load(.first, jumpEntry(ContextLayout.jumpLinear))
@@ -175,7 +171,7 @@ struct SharedRoutines {
         // The soft TLB has its page, since translations changed.
         code.instruction(wide: false, 0x8b, reg: rcx.rawValue, rm: .register(.first))
         code.instruction(wide: false, 0xc1, reg: 5, rm: .register(rcx))  // SHR
-        code.byte(UInt8(12 - TranslationBuffer.entrySize.trailingZeroBitCount))
+        code.byte(TranslationBuffer.indexShift)
         code.arithmetic(4, wide: false, .register(rcx), TranslationBuffer.indexMask(set))
         code.load(rax, tlbEntry(TranslationBuffer.Entry.fetchTagOffset))
         code.instruction(wide: true, 0x33, reg: rax.rawValue, rm: .register(.first))
@@ -185,20 +181,16 @@ struct SharedRoutines {
         code.instruction(wide: false, 0x8b, reg: rcx.rawValue, rm: .register(.second))
         code.instruction(wide: false, 0xc1, reg: 5, rm: .register(rcx))  // SHR
         code.byte(UInt8((ContextLayout.jumpEntrySize / ContextLayout.jumpHostSize).trailingZeroBitCount))
-        let host = HostMemory(.context, index: .rcx, Int32(ContextLayout.jumpHosts - ContextLayout.bias))
+        let host = HostMemory.context(ContextLayout.jumpHosts, index: .rcx)
         code.instruction(wide: true, 0x3b, reg: rax.rawValue, rm: .memory(host))
         let differs = code.jump(if: HostCondition.notEqual)
         code.load(rax, .context(ContextLayout.salt))
         code.store(rax, jumpEntry(ContextLayout.jumpSalt))
-        for place in [forbidden, otherAccess, differs] { code.land(place) }
+        // None of these jumps is taken where the zero flag is set.
+        for place in [forbidden, otherAccess, unknown, differs] { code.land(place) }
         code.pop(rcx)
         code.pop(rax)
         code.byte(0xc3)  // RET
-        code.land(unknown)
-        code.instruction(wide: true, 0x85, reg: HostRegister.rsp.rawValue, rm: .register(.rsp))  // TEST: not zero
-        code.pop(rcx)
-        code.pop(rax)
-        code.byte(0xc3)
     }
 
     /// Calls a function of one or two arguments, the first of which is the context, from within a called routine.
@@ -281,7 +273,7 @@ extension Assembler {
     }
 
     mutating func pop(_ register: HostRegister) {
-        if register == .first { mayChangeFirst = true }
+        if register == .first { held = nil }
         if register.rawValue >= 8 { byte(0x41) }
         byte(0x58 | register.rawValue & 7)
     }

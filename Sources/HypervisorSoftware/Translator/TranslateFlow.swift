@@ -259,9 +259,7 @@ extension BlockTranslator {
     }
 
     private func entry(_ field: Int) -> HostMemory {
-        HostMemory(
-            .context, index: .second,
-            Int32(truncatingIfNeeded: ContextLayout.jumpTable + field - ContextLayout.bias))
+        .context(ContextLayout.jumpTable + field, index: .second)
     }
 }
 

@@ -134,13 +134,12 @@ extension BlockTranslator {
     /// there cannot be reached. Uses the first register.
     mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        let distance = UInt8(12 - TranslationBuffer.entrySize.trailingZeroBitCount)
         if routines.hasRotate {
-            code.rotate(.first, .second, right: distance)
+            code.rotate(.first, .second, right: TranslationBuffer.indexShift)
         } else {
             code.instruction(wide: false, 0x8b, reg: first, rm: .number(second))
             code.instruction(wide: false, 0xc1, reg: 5, rm: .number(first))  // SHR
-            code.byte(distance)
+            code.byte(TranslationBuffer.indexShift)
         }
         code.arithmetic(4, wide: false, .number(first), TranslationBuffer.indexMask(set))
         // The offset in the page, if it is the right one.
@@ -160,7 +159,7 @@ extension BlockTranslator {
     }
 
     private func tlbEntry(_ field: Int) -> HostMemory {
-        HostMemory(.context, index: .first, Int32(TranslationBuffer.offset(set) + field - ContextLayout.bias))
+        .context(TranslationBuffer.offset(set) + field, index: .first)
     }
 }
 

@@ -8,9 +8,7 @@
     @safe final class Translator {
         /// Room that a block may need in each section.
         private static let largestBlock = 64 << 10
-        /// Code lies in pieces: where all are full, the one that was filled first is filled anew.
-        private static let pieceCount = 8
-        private static let farTargetsInPiece = ContextLayout.farTargetCount / pieceCount
+        private static let farTargetsInPiece = ContextLayout.farTargetCount / Pieces<Int>.count
 
         let buffer: CodeBuffer
         private let routines: SharedRoutines
@@ -21,9 +19,8 @@
         private var beside = 0..<0
         /// The far targets of each context that are free for it.
         private var farTargets = 0..<0
-        private var piece = 0
-        /// The entries of the code in each piece.
-        private var entries = [[Int]](repeating: [], count: pieceCount)
+        /// The entries of the code. Where all pieces are full, the one that was filled first is filled anew.
+        private var entries = Pieces<Int>()
         /// How often control came to code that had become invalid: what led there must look its target up again.
         private(set) var detours: UInt64 = 0
         private(set) var counts = TranslatorCounts()
@@ -39,31 +36,31 @@
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
         /// - Parameter size: bytes for code.
         init?(_ core: SharedRoutines.CoreOffsets, size: Int, leavesSystem: Bool) {
-            precondition(size / Self.pieceCount >= 4 * Self.largestBlock)
+            precondition(size / Pieces<Int>.count >= 4 * Self.largestBlock)
             guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer(size: size) else { return nil }
             self.buffer = buffer
             self.leavesSystem = leavesSystem
             // SAFETY: the assembler stays below the buffer's size.
             var code = unsafe Assembler(buffer.writable, size: size, section: 0..<size)
             routines = SharedRoutines(&code, core, hasRotate: chost_has_bmi2() != 0)
-            begin(0)
+            beginPiece()
         }
 
         deinit { buffer.deallocate() }
 
-        /// The next code goes into the empty piece `number`: five eighths of it are for straight paths.
-        private func begin(_ number: Int) {
-            piece = number
-            let range = place(of: number)
-            let middle = range.lowerBound + range.count / 8 * 5
-            straight = (number == 0 ? routines.end : range.lowerBound)..<middle
-            beside = middle..<range.upperBound
-            farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
+        /// Where the present piece lies.
+        private var piece: Range<Int> {
+            let size = buffer.size / Pieces<Int>.count
+            return entries.present * size..<(entries.present + 1) * size
         }
 
-        private func place(of piece: Int) -> Range<Int> {
-            let size = buffer.size / Self.pieceCount
-            return piece * size..<(piece + 1) * size
+        /// The next code is the first of the present piece: five eighths of it are for straight paths.
+        private func beginPiece() {
+            let number = entries.present
+            let middle = piece.lowerBound + piece.count / 8 * 5
+            straight = (number == 0 ? routines.end : piece.lowerBound)..<middle
+            beside = middle..<piece.upperBound
+            farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
         }
 
         /// Whether there is room for another block. Otherwise `evictOldest` makes it.
@@ -72,11 +69,10 @@
         /// Goes on in the piece that is empty, or was filled first. Returns what the code there was the translation of, and is
         /// no more. What may lead there but by links must be forgotten, too.
         func evictOldest() -> [CodeOwner] {
-            begin((piece + 1) % Self.pieceCount)
-            let range = place(of: piece)
-            let evicted = entries[piece]
+            let evicted = entries.advance()
+            beginPiece()
             guard !evicted.isEmpty else { return [] }
-            entries[piece].removeAll(keepingCapacity: true)
+            let range = piece
             for entry in evicted { unlink(entry) }
             incoming = incoming.compactMapValues { links in
                 guard links.contains(where: { range.contains($0.site) }) else { return links }
@@ -143,7 +139,7 @@
             straight = block.code.position..<straight.upperBound
             beside = block.code.otherPosition..<beside.upperBound
             farTargets = block.farTargets
-            entries[piece].append(entry)
+            entries.append(entry)
             counts.translations += 1
             return entry
         }
@@ -198,8 +194,8 @@
 
         /// Forgets all code.
         func empty() {
-            begin(0)
-            for piece in entries.indices { entries[piece].removeAll(keepingCapacity: true) }
+            entries.empty()
+            beginPiece()
             incoming.removeAll(keepingCapacity: true)
         }
 
@@ -225,6 +221,7 @@
     /// There is no translator for this host.
     final class Translator {
         let counts = TranslatorCounts()
+        let hasRoom = true
 
         func invalidate(_ code: Int) {}
         func empty() {}

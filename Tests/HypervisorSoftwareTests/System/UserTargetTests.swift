@@ -29,12 +29,16 @@ struct UserTargetTests {
         return machine
     }
 
-    /// Calls them, and expects `sum` of all calls so far.
-    private func run(_ machine: SupervisorMachine, expecting sum: Int) {
+    private func start(_ machine: SupervisorMachine) {
         machine.start(at: Self.caller, privilege: 3)
         machine.core.general[1] = UInt64(Self.functions)
         machine.core.general[2] = Self.called
         machine.core.general[4] = SupervisorMachine.playground + 0x3000
+    }
+
+    /// Calls them, and expects `sum` of all calls so far.
+    private func run(_ machine: SupervisorMachine, expecting sum: Int) {
+        start(machine)
         #expect(machine.runToHalt() == Caught(vector: 13, rip: Self.caller + 10))
         #expect(machine.core.general[0] == UInt64(sum))
     }
@@ -85,10 +89,7 @@ struct UserTargetTests {
         run(machine, expecting: Self.functions)
         try machine.map(
             1, to: 1, SupervisorMachine.present | SupervisorMachine.user | SupervisorMachine.noExecute)
-        machine.start(at: Self.caller, privilege: 3)
-        machine.core.general[1] = UInt64(Self.functions)
-        machine.core.general[2] = Self.called
-        machine.core.general[4] = SupervisorMachine.playground + 0x3000
+        start(machine)
         #expect(machine.runToHalt() == Caught(vector: 14, errorCode: 0x15, rip: Self.called))
     }
 }
