@@ -116,7 +116,8 @@ extension Core {
         if size > room {
             try checkWritable(linear, size, set)
             for position in 0..<size {
-                try storeSlow(value >> UInt64(position * 8), wrapped(linear &+ UInt64(position)), 1, set)
+                let byte = UInt8(truncatingIfNeeded: value >> UInt64(position * 8))
+                try store(byte, at: wrapped(linear &+ UInt64(position)), set)
             }
             return
         }
@@ -142,9 +143,13 @@ extension Core {
     @inline(never)
     mutating func checkWritable(_ linear: UInt64, _ size: Int, _ set: AccessSet) throws(Fault) {
         try checkCanonical(linear, size)
-        _ = try translate(linear, .write, set)
+        try checkWritable(linear, set)
         let last = wrapped(linear &+ UInt64(size - 1))
-        if last & ~4095 != linear & ~4095 { _ = try translate(last & ~4095, .write, set) }
+        if last & ~4095 != linear & ~4095 { try checkWritable(last & ~4095, set) }
+    }
+
+    private mutating func checkWritable(_ linear: UInt64, _ set: AccessSet) throws(Fault) {
+        if unsafe translations.writable(linear, size: 1, set) == nil { _ = try translate(linear, .write, set) }
     }
 
     /// An access that reaches into the non-canonical addresses faults so whatever its first page would do.

@@ -19,8 +19,8 @@ enum AccessSet: Int, CaseIterable {
     case supervisorToUser = 2
 
     /// Entries of the soft TLB, a power of two, and the number of the first among those of all sets.
-    var entryCount: Int { self == .user ? 1 << 14 : self == .supervisor ? 1 << 13 : 1 << 10 }
-    var firstEntry: Int { self == .user ? 0 : self == .supervisor ? 1 << 14 : 1 << 14 + 1 << 13 }
+    @inline(__always) var entryCount: Int { self == .user ? 1 << 14 : self == .supervisor ? 1 << 13 : 1 << 10 }
+    @inline(__always) var firstEntry: Int { self == .user ? 0 : self == .supervisor ? 1 << 14 : 1 << 14 + 1 << 13 }
 }
 
 /// Direct-mapped entries for the three access sets.

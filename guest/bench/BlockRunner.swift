@@ -9,13 +9,14 @@ import CLibc
 enum BlockLayout {
     static let base = 0x2000_0000
     /// Registers in and out: 16 general-purpose ones by number, flags, MXCSR, the caller's stack, the loop's count, where
-    /// the block is; at 0x100 the SSE registers.
+    /// the block is, the count of a loop in it; at 0x100 the SSE registers.
     static let state = base
     static let flags = state + 16 * 8
     static let control = state + 17 * 8
     static let callersStack = state + 18 * 8
     static let count = state + 19 * 8
     static let start = state + 20 * 8
+    static let innerCount = state + 21 * 8
     static let vectors = state + 0x100
     static let entry = base + 0x1000
     static let exit = base + 0x1400

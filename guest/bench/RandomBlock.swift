@@ -74,7 +74,7 @@ struct RandomBlock {
 
     private mutating func group() {
         starts.append(code.bytes.count)
-        switch numbers.next(below: 34) {
+        switch numbers.next(below: 36) {
         case 0...7: arithmetic()
         case 8...9: single()
         case 10...11: shift()
@@ -93,6 +93,7 @@ struct RandomBlock {
         case 30: modify()
         case 31: flags()
         case 32: fault()
+        case 33...34: walk()
         default: special()
         }
     }

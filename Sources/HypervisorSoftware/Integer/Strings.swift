@@ -180,12 +180,14 @@ extension Core {
         guard count > 0, let host = unsafe try hostRun(to, .read) else { return 0 }
         let whileEqual = i.traits.contains(.rep)
         let accumulator = register(RegisterIndex.rax, type)
-        var done: UInt64 = 0
+        // SAFETY: both runs have `count` elements.
+        var done = unsafe Self.skippable(
+            host, other, accumulator, whileEqual: whileEqual, bytes: Int(truncatingIfNeeded: (count &- 1) &* size))
         var first = accumulator
         var second = accumulator
         repeat {
             let offset = Int(truncatingIfNeeded: done &* size)
-            // SAFETY: both runs have `count` elements.
+            // SAFETY: as above.
             unsafe second = host.loadUnaligned(fromByteOffset: offset, as: type)
             if let other = unsafe other { unsafe first = other.loadUnaligned(fromByteOffset: offset, as: type) }
             done &+= 1
@@ -195,6 +197,36 @@ extension Core {
         step(RegisterIndex.rdi, done &* size, mask)
         step(RegisterIndex.rcx, 0 &- done, mask)
         return done
+    }
+
+    /// A number of elements at the start of a run that do not end the repetition, which are found many at a time; it may be
+    /// lower than it could be.
+    /// - Parameters:
+    ///   - other: what is compared with the run; nil if that is `value`.
+    ///   - bytes: how many of the run, and of the other, may be read.
+    private static func skippable<T: MemoryWord>(
+        _ host: UnsafeMutableRawPointer, _ other: UnsafeMutableRawPointer?, _ value: T, whileEqual: Bool, bytes: Int
+    ) -> UInt64 {
+        let size = MemoryLayout<T>.size
+        if let other = unsafe other {
+            guard whileEqual else { return 0 }
+            var position = 0
+            while position + 8 <= bytes {
+                // SAFETY: both have `bytes` bytes.
+                let difference =
+                    unsafe host.loadUnaligned(fromByteOffset: position, as: UInt64.self)
+                    ^ other.loadUnaligned(fromByteOffset: position, as: UInt64.self)
+                guard difference == 0 else {
+                    return UInt64(position + difference.trailingZeroBitCount / 8) / UInt64(size)
+                }
+                position += 8
+            }
+            return UInt64(position / size)
+        }
+        guard size == 1, !whileEqual else { return 0 }
+        // SAFETY: as above.
+        guard let found = unsafe memchr(host, Int32(truncatingIfNeeded: value), bytes) else { return UInt64(bytes) }
+        return unsafe UInt64(found - host)
     }
 
     /// Writes `count` copies of `value`.

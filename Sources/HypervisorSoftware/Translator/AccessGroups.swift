@@ -1,25 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory accesses of a block whose addresses differ by constants: the first one looks the page up for all of them.
 
-/// An access to memory at a base register and a displacement.
-struct PlainAccess {
-    /// Its base, an index as in `DecodedInstruction`.
+/// How an instruction names memory: a base, an index that is shifted left by `scale`, and a displacement. The registers are
+/// numbered as in `DecodedInstruction`.
+struct GuestAddress {
     var base: UInt8
+    var index: UInt8 = RegisterIndex.zero
+    var scale: UInt8 = 0
     var displacement: Int32
+}
+
+extension GuestAddress {
+    init(_ i: DecodedInstruction) {
+        self.init(base: i.base, index: i.index, scale: i.scale, displacement: i.displacement)
+    }
+}
+
+/// An access to memory that nothing but registers and a displacement gives the address of.
+struct PlainAccess {
+    var address: GuestAddress
     var size: Int32
     var use: BlockTranslator.MemoryUse
-    /// Whether the group may begin with it: no other part of the instruction can lead to the interpreter.
+    /// Whether a misaligned address is a fault.
+    var isAligned = false
+    /// Whether a group may begin with it: no other part of the instruction can lead to the interpreter.
     var canLead = true
 }
 
-/// The groups of a block: accesses close to each other, relative to what one register had at one time.
+/// How an access finds its memory.
+enum AccessWay {
+    /// By itself.
+    case alone
+    case group(AccessGroups.Member)
+    case stream(AccessStreams.Member)
+
+    /// Whether the access cannot fail: its page was found before.
+    var isReachable: Bool {
+        switch self {
+        case .alone: false
+        case .group(let member): !member.isFirst
+        case .stream: true
+        }
+    }
+}
+
+/// The groups of a block: accesses close to each other, relative to what registers had at one time.
 struct AccessGroups: ~Copyable {
     /// One access of a group.
     struct Member {
         var group: Int
         /// Whether it is the first, which makes the page reachable.
         var isFirst: Bool
-        /// From the first register's value to the lowest address of the group, where it is the first.
+        /// From the address of the first access to the lowest one of the group.
         var lowest: Int32
         /// Bytes that the group spans.
         var span: Int32
@@ -28,20 +60,13 @@ struct AccessGroups: ~Copyable {
         var offset: Int32
     }
 
-    /// More than that are not worth their places in the context.
-    static let most = ContextLayout.groupCount
     /// A longer group would cross a page too often.
-    private static let longest: Int64 = 256
-
-    /// A value that a register has, or had: where it comes from, and how far it is from there.
-    private struct Value {
-        var origin: UInt16
-        var offset: Int64
-    }
+    static let longest: Int64 = 256
 
     private struct Group {
-        var origin: UInt16
-        /// The value of the base register at the first access, and its displacement there.
+        /// What the addresses have in common.
+        var terms: LinearValue
+        /// The offset of the first access.
         var base: Int64
         var low: Int64
         var high: Int64
@@ -62,112 +87,57 @@ struct AccessGroups: ~Copyable {
     /// By position: the access through ModRM, and the one to the stack.
     private var operands: [Reference]
     private var stacks: [Reference]
-    /// Positions with an access that can belong to no group, a bit for each.
-    private var others: UInt64 = 0
-
-    // What registers have while the groups are found. The last one is the page base.
-    private var values: [Value]
-    private var origins: UInt16 = 18
 
     /// Finds the groups of the instructions with `plans`; none in plain code.
-    init(_ plans: [TranslationPlan], isPlain: Bool, _ instruction: (Int) -> DecodedInstruction) {
+    /// - Parameters:
+    ///   - most: how many there may be.
+    ///   - streams: accesses that belong to streams, and so to no group.
+    init(
+        _ plans: [TranslationPlan], isPlain: Bool, most: Int, except streams: RunStreams?,
+        _ instruction: (Int) -> DecodedInstruction
+    ) {
         operands = Array(repeating: Reference(), count: plans.count)
         stacks = operands
-        values = (0..<18).map { Value(origin: $0, offset: 0) }
         if isPlain { return }
+        var values = RegisterValues()
         for (position, plan) in plans.enumerated() {
             let i = instruction(position)
             let operand = BlockTranslator.operandAccess(i, plan)
             let stack = BlockTranslator.stackAccess(i, plan)
-            if let operand { operands[position] = join(operand, position, canLead: stack == nil) }
-            if let stack { stacks[position] = join(stack, position, canLead: !i.isMemory) }
-            if i.isMemory && operands[position].group < 0 || stack != nil && stacks[position].group < 0 {
-                others |= 1 << UInt64(position)
+            if let operand, !operand.isAligned, streams?.operands[position] == nil {
+                operands[position] = join(operand, values, position, canLead: stack == nil)
             }
-            note(i, plan)
+            if let stack, streams?.stacks[position] == nil {
+                stacks[position] = join(stack, values, position, canLead: !i.isMemory)
+            }
+            values.note(i, plan)
         }
         var used = 0
-        for number in groups.indices where groups[number].members > 1 && used < Self.most {
+        for number in groups.indices where groups[number].members > 1 && used < most {
             groups[number].place = used
             used += 1
         }
     }
 
-    private mutating func join(_ access: PlainAccess, _ position: Int, canLead: Bool) -> Reference {
-        let value = values[Int(access.base)]
-        guard let place = Int32(exactly: value.offset + Int64(access.displacement)) else { return Reference() }
-        let low = Int64(place)
+    private mutating func join(
+        _ access: PlainAccess, _ values: RegisterValues, _ position: Int, canLead: Bool
+    ) -> Reference {
+        guard let value = values.value(access.address) else { return Reference() }
+        let low = value.offset
         let high = low + Int64(access.size)
         let writes = access.use == .write
-        for number in groups.indices.reversed() where groups[number].origin == value.origin {
+        for number in groups.indices.reversed() where groups[number].terms.hasTerms(of: value) {
             let group = groups[number]
             guard max(high, group.high) - min(low, group.low) <= Self.longest else { break }
             groups[number].low = min(low, group.low)
             groups[number].high = max(high, group.high)
             groups[number].writes = group.writes || writes
             groups[number].members += 1
-            return Reference(group: Int32(number), low: place)
+            return Reference(group: Int32(number), low: Int32(truncatingIfNeeded: low))
         }
         guard canLead, access.canLead else { return Reference() }
-        groups.append(
-            Group(
-                origin: value.origin, base: value.offset, low: low, high: high, writes: writes, first: position))
-        return Reference(group: Int32(groups.count - 1), low: place)
-    }
-
-    /// What `i` does to the registers.
-    private mutating func note(_ i: DecodedInstruction, _ plan: TranslationPlan) {
-        let written = RegisterUse.written(i, plan)
-        let result = result(i, plan)
-        for register in 0..<16 where written >> UInt16(register) & 1 != 0 {
-            origins &+= 1
-            values[register] = Value(origin: origins, offset: 0)
-        }
-        if let result { values[Int(result.register)] = result.value }
-    }
-
-    /// The register that becomes another one's value and a constant.
-    private func result(_ i: DecodedInstruction, _ plan: TranslationPlan) -> (register: UInt8, value: Value)? {
-        guard plan == .integer, i.operandSize == 8 else { return nil }
-        func moved(_ from: UInt8, _ distance: Int64, to register: UInt8) -> (register: UInt8, value: Value)? {
-            var value = values[Int(from)]
-            value.offset += distance
-            return abs(value.offset) < 1 << 30 ? (register, value) : nil
-        }
-        let constant = Int64(bitPattern: i.immediate)
-        switch Operation(rawValue: i.operation) {
-        case .push, .pushf: return moved(RegisterIndex.rsp, -8, to: RegisterIndex.rsp)
-        case .pop: return i.rm == RegisterIndex.rsp ? nil : moved(RegisterIndex.rsp, 8, to: RegisterIndex.rsp)
-        case .leave: return moved(RegisterIndex.rbp, 8, to: RegisterIndex.rsp)
-        case .lea:
-            guard i.index == RegisterIndex.zero, i.base != RegisterIndex.zero, i.base <= RegisterIndex.pageBase else {
-                return nil
-            }
-            return moved(i.base, Int64(i.displacement), to: i.reg)
-        case .add where i.shape == Form.rmImmediate.rawValue && !i.isMemory && abs(constant) < 1 << 30:
-            return moved(i.rm, constant, to: i.rm)
-        case .sub where i.shape == Form.rmImmediate.rawValue && !i.isMemory && abs(constant) < 1 << 30:
-            return moved(i.rm, -constant, to: i.rm)
-        case .mov where !i.isMemory && i.shape == Form.rmReg.rawValue: return moved(i.reg, 0, to: i.rm)
-        case .mov where !i.isMemory && i.shape == Form.regRM.rawValue: return moved(i.rm, 0, to: i.reg)
-        default: return nil
-        }
-    }
-
-    /// Whether the instruction at `position` accesses memory, and all of it is reachable by then.
-    func isReachable(_ position: Int) -> Bool {
-        guard others >> UInt64(position) & 1 == 0 else { return false }
-        let hasOperand = operands[position].group >= 0
-        let hasStack = stacks[position].group >= 0
-        guard hasOperand || hasStack else { return false }
-        return (!hasOperand || isLater(operands[position], position))
-            && (!hasStack || isLater(stacks[position], position))
-    }
-
-    /// Whether an access belongs to a group, and is not its first.
-    private func isLater(_ reference: Reference, _ position: Int) -> Bool {
-        let group = Int(reference.group)
-        return groups[group].place >= 0 && groups[group].first != position
+        groups.append(Group(terms: value, base: low, low: low, high: high, writes: writes, first: position))
+        return Reference(group: Int32(groups.count - 1), low: Int32(truncatingIfNeeded: low))
     }
 
     /// The access through ModRM of the instruction at `position`, if it belongs to a group.

@@ -279,4 +279,6 @@ enum HostCondition {
     static let belowOrEqual: UInt8 = 6
     static let above: UInt8 = 7
     static let negative: UInt8 = 8
+    static let notNegative: UInt8 = 9
+    static let lessOrEqual: UInt8 = 14
 }

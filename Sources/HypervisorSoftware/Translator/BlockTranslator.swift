@@ -28,6 +28,8 @@ struct BlockTranslator: ~Copyable {
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
         /// on there, after `count` instructions.
         case tail(count: Int32)
+        /// The time slice is over, or what a loop with streams did not hold back of it.
+        case endStreams
         /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
         case load(allowed: Int, routine: Int, resume: Int, count: Int32)
     }
@@ -35,16 +37,11 @@ struct BlockTranslator: ~Copyable {
     private struct Branch {
         /// Where the displacement of the jump to it is.
         var place: Int
+        var run: UInt32
         var slot: UInt32
         var state: BlockState
+        var values: RegisterValues?
         var aside: Aside
-    }
-
-    /// How a block that jumps to itself is when it does: its code is written a second time, to begin like that.
-    private struct Loop {
-        var state: BlockState
-        /// The jumps to it.
-        var places: [Int] = []
     }
 
     static let longest = 64
@@ -63,11 +60,19 @@ struct BlockTranslator: ~Copyable {
     var farTargets: Range<Int>
     /// Finds the blocks that this one leads to. Nil for plain code: each access by itself, and no block in another's code.
     private let neighbours: Neighbours?
-    private var isPlain: Bool { neighbours == nil }
+    var isPlain: Bool { neighbours == nil }
     /// Where the block is entered, and the offset in its page.
-    private var entry = 0
-    private var start: UInt64 = 0
-    private var loop: Loop?
+    private(set) var entry = 0
+    private(set) var start: UInt64 = 0
+    var loop: Loop?
+    /// Not nil while the second copy of a loop is written.
+    var shape: LoopShape?
+    /// Not nil while the third copy of a loop is written.
+    var streams: AccessStreams?
+    /// Whether the code has a copy for accesses that run through pages.
+    var hasStreams = false
+    /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
+    var values: RegisterValues?
     private var asides: [Branch] = []
     /// The blocks that were joined to this one, in all its copies.
     private(set) var joined: [UInt32] = []
@@ -79,13 +84,15 @@ struct BlockTranslator: ~Copyable {
 
     // The instruction being translated.
     var slot: UInt32 = 0
+    /// The first slot of the run of instructions that it belongs to.
+    private(set) var run: UInt32 = 0
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
     /// The jumps of this instruction that lead to `.interpret`, and where the flags are there.
     private var misses: [(place: Int, state: BlockState)] = []
-    /// Its accesses, if they belong to groups.
-    private(set) var operandMember: AccessGroups.Member?
-    private(set) var stackMember: AccessGroups.Member?
+    /// How its accesses find their memory.
+    private(set) var operandWay = AccessWay.alone
+    private(set) var stackWay = AccessWay.alone
     /// It changes a register that the flags would follow from, and they are needed after it.
     private(set) var losesFlags = false
 
@@ -95,7 +102,7 @@ struct BlockTranslator: ~Copyable {
         set { code.held = newValue }
     }
 
-    private var state = BlockState()
+    var state = BlockState()
     var flags: FlagState {
         get { state.flags }
         set { state.flags = newValue }
@@ -130,16 +137,13 @@ struct BlockTranslator: ~Copyable {
     ) -> Int {
         start = UInt64(instruction(firstSlot).pageOffset)
         entry = prologue(start, owner)
-        let run = Run(firstSlot, min(total, Self.longest), instruction, &self)
+        let total = min(total, Self.longest)
+        let run = Run(firstSlot, total, instruction, &self)
         translateOnce(run, instruction)
-        guard let loop else { return entry }
-        code.align()
-        for place in loop.places { code.land(place) }
-        self.loop?.places.removeAll()
-        state = loop.state
-        let again = code.position
-        translateOnce(run, instruction)
-        for place in self.loop?.places ?? [] { code.link(place, to: again) }
+        translateLoop { block in
+            if block.streams == nil { return block.translateOnce(run, instruction) }
+            block.translateOnce(Run(firstSlot, total, instruction, &block), instruction)
+        }
         return entry
     }
 
@@ -149,7 +153,8 @@ struct BlockTranslator: ~Copyable {
         let plans: [TranslationPlan]
         /// The flags that are seen after each.
         var live: [Flags]
-        let groups: AccessGroups
+        private let groups: AccessGroups
+        private var streams: RunStreams?
 
         init(
             _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction,
@@ -158,13 +163,19 @@ struct BlockTranslator: ~Copyable {
             self.firstSlot = firstSlot
             plans = (0..<total).map { block.plan(instruction(firstSlot + UInt32($0))) }
             live = Array(repeating: .status, count: total)
-            groups = AccessGroups(plans, isPlain: block.isPlain) { instruction(firstSlot + UInt32($0)) }
+            if let values = block.values, block.streams != nil {
+                streams = block.findStreams(plans, firstSlot, values) { instruction(firstSlot + UInt32($0)) }
+            }
+            groups = AccessGroups(
+                plans, isPlain: block.isPlain,
+                most: ContextLayout.groupCount - (block.streams == nil ? 0 : AccessStreams.most), except: streams
+            ) { instruction(firstSlot + UInt32($0)) }
             var needed = Flags.status
             for position in stride(from: total - 1, through: 0, by: -1) {
                 let i = instruction(firstSlot + UInt32(position))
                 live[position] = needed
                 let use = plans[position].flagUse(i)
-                let isReachable = groups.isReachable(position) && plans[position] == .integer
+                let isReachable = plans[position] == .integer && isReachable(position, i)
                 needed =
                     plans[position].canStop(i) && !isReachable
                     ? .status : needed.subtracting(use.replaces).union(use.reads)
@@ -172,6 +183,25 @@ struct BlockTranslator: ~Copyable {
         }
 
         var total: Int { plans.count }
+
+        /// The way of the access through ModRM of the instruction at `position`.
+        func operand(_ position: Int) -> AccessWay {
+            if let member = streams?.operands[position] { return .stream(member) }
+            return groups.operand(position).map { .group($0) } ?? .alone
+        }
+
+        /// That of its access to the stack.
+        func stack(_ position: Int) -> AccessWay {
+            if let member = streams?.stacks[position] { return .stream(member) }
+            return groups.stack(position).map { .group($0) } ?? .alone
+        }
+
+        /// Whether the instruction at `position`, which is `i`, accesses memory, and all of it is reachable by then.
+        private func isReachable(_ position: Int, _ i: DecodedInstruction) -> Bool {
+            let hasStack = BlockTranslator.stackAccess(i, plans[position]) != nil
+            guard i.isMemory || hasStack else { return false }
+            return (!i.isMemory || operand(position).isReachable) && (!hasStack || stack(position).isReachable)
+        }
     }
 
     /// Writes the code once, with the blocks that are joined to it and what lies beside it.
@@ -203,8 +233,8 @@ struct BlockTranslator: ~Copyable {
     private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
         while let (block, count) = join {
             join = nil
-            let run = Run(block.slot + 1, block.count, instruction, &self)
-            translateStraight(run, after: count, instruction)
+            shape?.begin(block.slot + 1, from: (run, slot))
+            translateStraight(Run(block.slot + 1, block.count, instruction, &self), after: count, instruction)
         }
     }
 
@@ -214,6 +244,7 @@ struct BlockTranslator: ~Copyable {
     ) {
         x87PageNoted = false
         held = nil
+        self.run = run.firstSlot
         var open = true
         for position in 0..<run.total where open {
             slot = run.firstSlot + UInt32(position)
@@ -221,14 +252,15 @@ struct BlockTranslator: ~Copyable {
             let i = instruction(slot)
             let plan = run.plans[position]
             misses.removeAll(keepingCapacity: true)
-            operandMember = run.groups.operand(position)
-            stackMember = run.groups.stack(position)
+            operandWay = run.operand(position)
+            stackWay = run.stack(position)
             let source = flags.replay?.registers ?? 0
             let changesSource = source != 0 && RegisterUse.written(i, plan) & source != 0
             let use = plan.flagUse(i)
             losesFlags =
                 changesSource && !run.live[position].subtracting(use.replaces).isEmpty && !steps(i, plan)
-            if losesFlags, operandMember == nil, stackMember == nil, !plan.canStop(i) { keepFlags() }
+            if losesFlags, !plan.canStop(i) { keepFlags() }
+            if plan == .system || plan == .systemHelper { values = nil } else { values?.note(i, plan) }
             switch plan {
             case .nothing: break
             case .integer: translateInteger(i, run.live[position])
@@ -395,14 +427,16 @@ struct BlockTranslator: ~Copyable {
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         // The straight path may be come back to from there.
         if case .branch = aside {} else { held = nil }
-        asides.append(Branch(place: place, slot: slot, state: state, aside: aside))
+        asides.append(Branch(place: place, run: run, slot: slot, state: state, values: values, aside: aside))
     }
 
     /// What lies beside the straight path begins here.
     private mutating func begin(_ branch: Branch) {
         code.land(branch.place)
+        run = branch.run
         slot = branch.slot
         state = branch.state
+        values = branch.values
         held = nil
     }
 
@@ -430,8 +464,9 @@ struct BlockTranslator: ~Copyable {
             translateAside(otherwise)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
+        case .endStreams: endStreams()
         case .tail(let count):
-            if count > 0 { charge(count) }
+            if count > 0 || streams != nil { charge(count) }
             // Leads to what follows until there is such code.
             let site = code.jump()
             code.land(site)
@@ -467,38 +502,13 @@ struct BlockTranslator: ~Copyable {
     /// The block at `target`, an offset from the page base, if it shall be joined to this one.
     private mutating func neighbour(_ target: UInt64) -> Neighbour? {
         guard let block = neighbours?.find(target), !present.contains(block.slot),
-            instructionsJoined + block.count <= Self.mostJoined
+            instructionsJoined + block.count <= Self.mostJoined,
+            streams?.shape.leadsBack(block.slot + 1, from: (run, slot)) ?? true
         else { return nil }
         instructionsJoined += block.count
         present.append(block.slot)
         if !joined.contains(block.slot) { joined.append(block.slot) }
         return block
-    }
-
-    /// Whether `target`, an offset from the page base, is the start of the block itself.
-    func leadsBack(_ target: UInt64) -> Bool { target == start && !isPlain }
-
-    /// Control goes back to the start of the block, or to what follows: by the jump whose displacement is at `skip`.
-    mutating func repeatBlock(count: Int32, skip: Int) {
-        let before = state
-        repeatBlock(count: count)
-        code.land(skip)
-        state = before
-    }
-
-    /// Control goes to the start of the block itself, where the flags may be as they are now.
-    private mutating func repeatBlock(count: Int32) {
-        giveUpHostFlags()
-        if let loop, !loop.state.isMet(by: state) { saveFlags() }
-        flags.inHost = false
-        charge(count)
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
-        if loop == nil, !flags.inContext || vectorsLoaded || x87Loaded { loop = Loop(state: state) }
-        if loop?.state.isMet(by: state) == true {
-            loop?.places.append(code.jump())
-        } else {
-            code.jump(entry)
-        }
     }
 }
 

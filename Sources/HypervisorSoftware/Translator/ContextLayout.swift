@@ -54,7 +54,8 @@ enum ContextLayout {
     static let interruptWaits = 141
     /// Whether entries of user code in the jump table that are good no longer may be so again. One byte.
     static let mayRevalidate = 142
-    /// For each group of accesses of the running block, the host address of its lowest byte.
+    /// For each group of accesses of the running block, the host address of its lowest byte. Streams (`AccessStreams`) take
+    /// places from the end.
     static let groups = 152
     static let groupCount = 12
     /// Another value that outlives the making of an address.
@@ -66,6 +67,10 @@ enum ContextLayout {
     /// The same as the salt for far targets: another also when one of them may have led to invalid code. Bits 12 to 47, in
     /// which the addresses of pages differ, are 0.
     static let farSalt = 776
+    /// What was taken from the time slice so that a loop with streams ends while they are in their pages, 32 bits.
+    static let heldBack = 784
+    /// Times that loops go round in their second copies before the third is tried, 32 bits.
+    static let patience = 788
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

@@ -204,6 +204,9 @@ extension Core {
             }
             loadFlags()
             loadBudget()
+            // SAFETY: a field of the context.
+            budget += unsafe Int(translations.context.load(fromByteOffset: ContextLayout.heldBack, as: Int32.self))
+            unsafe translations.context.storeBytes(of: 0, toByteOffset: ContextLayout.heldBack, as: Int32.self)
             takeX87()
         }
 

@@ -16,7 +16,7 @@ enum RegisterUse {
         case .integer: integer(i)
         case .vector: vector(i)
         case .x87: i.isMemory ? 0 : bit(RegisterIndex.rax)  // FNSTSW AX
-        case .flow: i.handler.isConditionalJump ? 0 : bit(RegisterIndex.rsp)
+        case .flow: i.handler.isConditionalJump || i.handler == .jmp ? 0 : bit(RegisterIndex.rsp)
         case .string:
             bit(RegisterIndex.rsi) | bit(RegisterIndex.rdi) | bit(RegisterIndex.rcx) | bit(RegisterIndex.rax)
         case .helper, .system, .systemHelper, .leave: all

@@ -150,8 +150,14 @@ extension BlockTranslator {
 
     // MARK: The end of a block
 
-    /// Takes `count` instructions from the time slice; the sign flag says whether it is over.
-    mutating func charge(_ count: Int32) { code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
+    /// Takes `count` instructions from the time slice; the sign flag says whether it is over. Where a loop with streams is left,
+    /// what it held back comes to the time slice again, with the help of the first register.
+    mutating func charge(_ count: Int32) {
+        guard streams != nil else { return code.arithmetic(5, wide: false, .context(ContextLayout.budget), count) }
+        takeHeldBack()
+        code.arithmetic(5, wide: false, .register(.first), count)
+        addToBudget()
+    }
 
     /// The same with `count` instructions; when the time slice is over the code leaves for `target`. Uses the first register.
     mutating func chargeOrLeave(for target: UInt64, count: Int32) {

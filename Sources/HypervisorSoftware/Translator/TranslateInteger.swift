@@ -386,7 +386,7 @@ extension BlockTranslator {
             memory.scale = i.scale
             code.instruction(wide: i.operandSize == 8, 0x8d, reg: host, rm: .memory(memory))
         } else {
-            makeOffset(i, .first, spare: .second)
+            makeOffset(GuestAddress(i), .first, spare: .second)
             let host = begin(i.reg, .second, reads: false)
             code.instruction(wide: i.operandSize == 8, 0x8b, reg: host, rm: .register(.first))
             end(i.reg, .second)

@@ -9,7 +9,7 @@ extension BlockTranslator {
         case fetch
 
         /// The tag of an entry that allows it.
-        fileprivate var tagOffset: Int {
+        var tagOffset: Int {
             switch self {
             case .read: TranslationBuffer.Entry.readTagOffset
             case .write: TranslationBuffer.Entry.writeTagOffset
@@ -21,27 +21,27 @@ extension BlockTranslator {
     /// Computes the linear address of the operand of `i` in `target` alone. May change the host's flags where there is a
     /// segment, or an index.
     mutating func makeAddress(_ i: DecodedInstruction, _ target: HostRegister) {
-        makeOffset(i, target, spare: nil)
+        makeOffset(GuestAddress(i), target)
         if let segment = segmentPlace(i) {
             code.instruction(wide: true, 0x03, reg: target.rawValue, rm: .context(segment))
         }
     }
 
     /// Computes the offset of the operand of `i` in `target`. With a register to spare the host's flags stay.
-    mutating func makeOffset(_ i: DecodedInstruction, _ target: HostRegister, spare: HostRegister?) {
-        let displacement = i.displacement
-        guard let index = home(i.index) else { return makeAddress(i.base, displacement, target) }
-        let base = home(i.base)
+    mutating func makeOffset(_ address: GuestAddress, _ target: HostRegister, spare: HostRegister? = nil) {
+        let (displacement, scale) = (address.displacement, address.scale)
+        guard let index = home(address.index) else { return makeAddress(address.base, displacement, target) }
+        let base = home(address.base)
         switch (base, index) {
         case (.slot(let place), .register(let index)) where index != target:
             code.load(target, .context(place))
-            code.address(target, HostMemory(target, index: index, scale: i.scale, displacement))
+            code.address(target, HostMemory(target, index: index, scale: scale, displacement))
         case (.register(let base), .slot(let place)) where base != target:
             code.load(target, .context(place))
-            code.address(target, HostMemory(base, index: target, scale: i.scale, displacement))
+            code.address(target, HostMemory(base, index: target, scale: scale, displacement))
         case (.slot(let basePlace), .slot(let place)):
             code.load(target, .context(place))
-            code.address(target, HostMemory(nil, index: target, scale: i.scale, displacement))
+            code.address(target, HostMemory(nil, index: target, scale: scale, displacement))
             if let spare {
                 code.load(spare, .context(basePlace))
                 code.address(target, HostMemory(spare, index: target))
@@ -50,14 +50,14 @@ extension BlockTranslator {
             }
         case (nil, .slot(let place)):
             code.load(target, .context(place))
-            code.address(target, HostMemory(nil, index: target, scale: i.scale, displacement))
+            code.address(target, HostMemory(nil, index: target, scale: scale, displacement))
         default:
-            code.address(target, HostMemory(base?.register, index: index.register, scale: i.scale, displacement))
+            code.address(target, HostMemory(base?.register, index: index.register, scale: scale, displacement))
         }
     }
 
     /// Where a base or index is; nil for none.
-    private func home(_ register: UInt8) -> GuestHome? {
+    func home(_ register: UInt8) -> GuestHome? {
         switch register {
         case RegisterIndex.zero: nil
         case RegisterIndex.pageBase: .slot(ContextLayout.pageBase)
@@ -85,7 +85,7 @@ extension BlockTranslator {
     ///
     /// May change the host's flags, unless the access belongs to a group and is not its first.
     mutating func access(_ i: DecodedInstruction, size: Int32, _ use: MemoryUse, aligned: Bool = false) -> HostMemory {
-        if let operandMember { return reach(operandMember, i.base) }
+        if let known = reach(operandWay, GuestAddress(i)) { return known }
         giveUpHostFlags()
         makeAddress(i, .second)
         interpretAside(lookUpPage(size: size, use, aligned: aligned))
@@ -95,7 +95,7 @@ extension BlockTranslator {
 
     /// As above for 8 bytes at `distance` from a guest register.
     mutating func accessStack(_ register: UInt8, _ distance: Int32, _ use: MemoryUse) -> HostMemory {
-        if let stackMember { return reach(stackMember, register) }
+        if let known = reach(stackWay, GuestAddress(base: register, displacement: distance)) { return known }
         giveUpHostFlags()
         makeAddress(register, distance, .second)
         interpretAside(lookUpPage(size: 8, use, aligned: false))
@@ -103,20 +103,32 @@ extension BlockTranslator {
         return HostMemory(.second)
     }
 
-    /// An access of a group, at the register `base`.
-    private mutating func reach(_ member: AccessGroups.Member, _ base: UInt8) -> HostMemory {
-        let place = ContextLayout.groups + member.group * 8
-        if member.isFirst {
-            giveUpHostFlags()
-            makeAddress(base, member.lowest, .second)
-            let missed = lookUpPage(size: member.span, member.use, aligned: false)
-            aside(missed, .tail(count: count - 1))
-            code.store(.second, .context(place))
-        } else {
+    /// The memory at `address`, if its access belongs to a group or stream.
+    private mutating func reach(_ way: AccessWay, _ address: GuestAddress) -> HostMemory? {
+        let memory: HostMemory
+        switch way {
+        case .alone: return nil
+        case .group(let member):
+            let place = ContextLayout.groups + member.group * 8
+            if member.isFirst {
+                giveUpHostFlags()
+                var lowest = address
+                lowest.displacement += member.lowest
+                makeOffset(lowest, .second)
+                let missed = lookUpPage(size: member.span, member.use, aligned: false)
+                aside(missed, .tail(count: count - 1))
+                code.store(.second, .context(place))
+            } else {
+                code.load(.second, .context(place))
+            }
+            memory = HostMemory(.second, member.offset)
+        case .stream(.fixed(let place, let offset)):
             code.load(.second, .context(place))
+            memory = HostMemory(.second, offset)
+        case .stream(.moving(let place)): memory = reachMoving(place, address)
         }
         keepFlags()
-        return HostMemory(.second, member.offset)
+        return memory
     }
 
     /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in `target`. The host's flags stay.
@@ -133,6 +145,16 @@ extension BlockTranslator {
     /// The linear address in the second register becomes the host's. Returns the place of a jump for when `size` bytes
     /// there cannot be reached. Uses the first register.
     mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
+        let missed = checkPage(size: size, use, aligned: aligned)
+        code.instruction(
+            wide: true, 0x03, reg: HostRegister.second.rawValue,
+            rm: .memory(tlbEntry(TranslationBuffer.Entry.hostOffset)))
+        return missed
+    }
+
+    /// The linear address in the second register becomes its offset in the page, and the first register leads to the page's
+    /// entry. Returns the place of a jump for when `size` bytes there cannot be reached.
+    mutating func checkPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         if routines.hasRotate {
             code.rotate(.first, .second, right: TranslationBuffer.indexShift)
@@ -153,12 +175,11 @@ extension BlockTranslator {
             code.arithmetic(7, wide: true, .number(second), 4096 - size)
             missed = code.jump(if: HostCondition.above)
         }
-        code.instruction(
-            wide: true, 0x03, reg: second, rm: .memory(tlbEntry(TranslationBuffer.Entry.hostOffset)))
         return missed
     }
 
-    private func tlbEntry(_ field: Int) -> HostMemory {
+    /// A field of the entry that `checkPage` found.
+    func tlbEntry(_ field: Int) -> HostMemory {
         .context(TranslationBuffer.offset(set) + field, index: .first)
     }
 }
@@ -166,13 +187,13 @@ extension BlockTranslator {
 // MARK: What may belong to a group
 
 extension BlockTranslator {
-    /// The access through ModRM of `i`, if its address is a register's value and a constant.
+    /// The access through ModRM of `i`, if its address is that of registers and a displacement.
     static func operandAccess(_ i: DecodedInstruction, _ plan: TranslationPlan) -> PlainAccess? {
-        guard i.isMemory, i.index == RegisterIndex.zero, i.base <= RegisterIndex.pageBase,
+        guard i.isMemory, i.index <= RegisterIndex.zero, i.base <= RegisterIndex.pageBase,
             i.segment != SegmentIndex.fs, i.segment != SegmentIndex.gs
         else { return nil }
-        func plain(_ size: Int32, _ use: MemoryUse, canLead: Bool = true) -> PlainAccess {
-            PlainAccess(base: i.base, displacement: i.displacement, size: size, use: use, canLead: canLead)
+        func plain(_ size: Int32, _ use: MemoryUse, aligned: Bool = false, canLead: Bool = true) -> PlainAccess {
+            PlainAccess(address: GuestAddress(i), size: size, use: use, isAligned: aligned, canLead: canLead)
         }
         switch plan {
         case .integer:
@@ -182,8 +203,9 @@ extension BlockTranslator {
             default: return plain(accessSize(operation, i), memoryUse(operation, i))
             }
         case .vector:
-            guard let layout = VectorOperands(rawValue: i.shape)?.layout, !layout.isAligned else { return nil }
-            return plain(Int32(layout.memoryBytes), layout.storesToRM ? .write : .read)
+            guard let layout = VectorOperands(rawValue: i.shape)?.layout else { return nil }
+            return plain(
+                Int32(layout.memoryBytes), layout.storesToRM ? .write : .read, aligned: layout.isAligned)
         case .x87:
             guard let operation = X87Operation(rawValue: i.operation) else { return nil }
             return plain(x87Size(i), operation.storesToMemory ? .write : .read, canLead: operation != .loadControl)
@@ -194,15 +216,18 @@ extension BlockTranslator {
 
     /// The access of `i` to the stack.
     static func stackAccess(_ i: DecodedInstruction, _ plan: TranslationPlan) -> PlainAccess? {
-        func plain(_ displacement: Int32, _ use: MemoryUse, canLead: Bool = true) -> PlainAccess {
-            PlainAccess(base: RegisterIndex.rsp, displacement: displacement, size: 8, use: use, canLead: canLead)
+        func plain(
+            _ displacement: Int32, _ use: MemoryUse, from base: UInt8 = RegisterIndex.rsp, canLead: Bool = true
+        ) -> PlainAccess {
+            PlainAccess(
+                address: GuestAddress(base: base, displacement: displacement), size: 8, use: use, canLead: canLead)
         }
         switch plan {
         case .integer:
             switch Operation(rawValue: i.operation) {
             case .push, .pushf: return plain(-8, .write)
             case .pop: return plain(0, .read)
-            case .leave: return PlainAccess(base: RegisterIndex.rbp, displacement: 0, size: 8, use: .read)
+            case .leave: return plain(0, .read, from: RegisterIndex.rbp)
             default: return nil
             }
         case .flow:

@@ -139,6 +139,7 @@
             straight = block.code.position..<straight.upperBound
             beside = block.code.otherPosition..<beside.upperBound
             farTargets = block.farTargets
+            if block.hasStreams { counts.walkingLoops += 1 }
             entries.append(entry)
             counts.translations += 1
             return entry
@@ -235,6 +236,7 @@ struct TranslatorCounts {
     var links: UInt64 = 0
     var tails: UInt64 = 0
     var joins: UInt64 = 0
+    var walkingLoops: UInt64 = 0
 }
 
 /// What a processor did, for `--stats`.

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory accesses of a loop whose addresses grow by a constant each time round: their page is looked up once for all the
+// times that they stay in it.
+
+/// What the second copy of a loop's code tells about the loop, for a third one.
+struct LoopShape {
+    /// What each register gains whenever control comes back to the start; nil where that is no constant. Empty before it did.
+    private(set) var gains: [Int64?] = []
+    /// The fewest instructions that are charged for going round once.
+    private(set) var leastCount = Int32.max
+    /// The runs of instructions from which control comes back, by their first slots, and the last slot of each before it does.
+    private(set) var ways: [UInt32: UInt32] = [:]
+    /// Where each run but the first is come to from.
+    private var origins: [UInt32: (run: UInt32, slot: UInt32)] = [:]
+
+    /// The run whose first slot is `run` is come to from an instruction of another.
+    mutating func begin(_ run: UInt32, from origin: (run: UInt32, slot: UInt32)) { origins[run] = origin }
+
+    /// Control comes back from the instruction in `slot` of `run`.
+    /// - Parameter values: what the registers have then; nil if nothing is known of them.
+    mutating func comeBack(_ run: UInt32, _ slot: UInt32, _ values: RegisterValues?, count: Int32) {
+        let new = values?.gains ?? Array(repeating: nil, count: RegisterValues.count)
+        gains = gains.isEmpty ? new : zip(gains, new).map { $0 == $1 ? $0 : nil }
+        leastCount = min(leastCount, count)
+        var way = (run: run, slot: slot)
+        while true {
+            ways[way.run] = max(ways[way.run] ?? 0, way.slot)
+            guard let origin = origins[way.run] else { return }
+            way = origin
+        }
+    }
+
+    /// Whether control came back through `run` from there, an instruction of another.
+    func leadsBack(_ run: UInt32, from origin: (run: UInt32, slot: UInt32)) -> Bool {
+        guard ways[run] != nil, let known = origins[run] else { return false }
+        return known == origin
+    }
+
+    /// Whether the access of the instruction in `slot` of `run` is made while control may still come back.
+    func contains(_ run: UInt32, _ slot: UInt32) -> Bool { slot <= ways[run] ?? 0 }
+}
+
+/// The streams of a loop: accesses whose addresses differ by constants, and grow by the same.
+struct AccessStreams {
+    struct Stream {
+        /// What the addresses have in common: values of registers at the beginning.
+        var terms: LinearValue
+        /// What they grow by each time.
+        var stride: Int64
+        var low: Int64
+        var high: Int64
+        var writes: Bool
+        /// An offset that must be a multiple of 16, if some access asks for it.
+        var aligned: Int64?
+
+        var span: Int32 { Int32(truncatingIfNeeded: high - low) }
+
+        /// The lowest address, as registers give it at the beginning.
+        var address: GuestAddress {
+            GuestAddress(
+                base: UInt8(truncatingIfNeeded: terms.origin),
+                index: terms.index == LinearValue.none ? RegisterIndex.zero : UInt8(truncatingIfNeeded: terms.index),
+                scale: terms.scale, displacement: Int32(truncatingIfNeeded: low))
+        }
+    }
+
+    /// One access of a stream.
+    enum Member {
+        /// The context has, at this place, what must be added to the address.
+        case moving(place: Int)
+        /// The address does not change; the context has it without this offset.
+        case fixed(place: Int, offset: Int32)
+    }
+
+    /// Each takes a place of the context from groups.
+    static let most = 6
+    /// A page has enough accesses of a stream to be worth it.
+    private static let longestStride: Int64 = 512
+
+    let shape: LoopShape
+    private(set) var streams: [Stream] = []
+
+    init(_ shape: LoopShape) { self.shape = shape }
+
+    /// The place in the context of the stream with this number.
+    static func place(_ number: Int) -> Int { ContextLayout.groups + (ContextLayout.groupCount - 1 - number) * 8 }
+
+    /// Makes the access at `value` part of a stream, if it can be.
+    mutating func join(_ access: PlainAccess, at value: LinearValue) -> Member? {
+        guard let stride = stride(value), stride.magnitude <= Self.longestStride,
+            !access.isAligned || stride % 16 == 0
+        else { return nil }
+        let low = value.offset
+        let high = low + Int64(access.size)
+        var number = streams.count
+        for (other, stream) in streams.enumerated() where stream.terms.hasTerms(of: value) {
+            guard max(high, stream.high) - min(low, stream.low) <= AccessGroups.longest else { continue }
+            if access.isAligned, let aligned = stream.aligned, (aligned - low) % 16 != 0 { continue }
+            number = other
+            break
+        }
+        if number == streams.count {
+            guard number < Self.most else { return nil }
+            streams.append(Stream(terms: value, stride: stride, low: low, high: high, writes: false))
+        }
+        streams[number].low = min(low, streams[number].low)
+        streams[number].high = max(high, streams[number].high)
+        if access.use == .write { streams[number].writes = true }
+        if access.isAligned { streams[number].aligned = low }
+        let place = Self.place(number)
+        return stride == 0 ? .fixed(place: place, offset: Int32(truncatingIfNeeded: low)) : .moving(place: place)
+    }
+
+    /// What an address grows by each time round; nil if that is no constant.
+    private func stride(_ value: LinearValue) -> Int64? {
+        func gain(_ origin: UInt16) -> Int64? { origin < UInt16(RegisterValues.count) ? shape.gains[Int(origin)] : nil }
+        guard let stride = gain(value.origin) else { return nil }
+        guard value.index != LinearValue.none else { return stride }
+        return gain(value.index).map { stride + $0 << Int64(value.scale) }
+    }
+}
+
+/// The accesses of a run of instructions that belong to streams, by position: through ModRM, and to the stack.
+struct RunStreams {
+    private(set) var operands: [AccessStreams.Member?]
+    private(set) var stacks: [AccessStreams.Member?]
+
+    /// - Parameters:
+    ///   - run: the run's first slot.
+    ///   - values: what registers have at its beginning.
+    init(
+        _ plans: [TranslationPlan], _ run: UInt32, _ values: RegisterValues, _ streams: inout AccessStreams,
+        _ instruction: (Int) -> DecodedInstruction
+    ) {
+        operands = Array(repeating: nil, count: plans.count)
+        stacks = operands
+        var values = values
+        for (position, plan) in plans.enumerated() where streams.shape.contains(run, run + UInt32(position)) {
+            let i = instruction(position)
+            if let access = BlockTranslator.operandAccess(i, plan), let value = values.value(access.address) {
+                operands[position] = streams.join(access, at: value)
+            }
+            if let access = BlockTranslator.stackAccess(i, plan), let value = values.value(access.address) {
+                stacks[position] = streams.join(access, at: value)
+            }
+            values.note(i, plan)
+        }
+    }
+}

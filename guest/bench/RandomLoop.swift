@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small loops in random blocks, in which pointers walk through the data by steps of a constant.
+
+extension RandomBlock {
+    /// A loop with accesses at a pointer, and often at an index beside it, which both move on at some place in it; parts of it
+    /// may be jumped over. In blocks that fault it may walk into the page that does.
+    mutating func walk() {
+        let pointer = register()
+        let index = register()
+        let usesIndex = index != pointer && chance(2)
+        let scale = numbers.next(below: 4)
+        let step = [0, 1, 2, 4, 8, 8, 16, 16, 24, 64, 257, 512, 600, -1, -8, -16, -40, -512][numbers.next(below: 18)]
+        let indexStep = usesIndex ? [1, 2, 3, 8, -1][numbers.next(below: 5)] : 0
+        let reach = abs(step) + abs(indexStep) << scale
+        let times = 1 + numbers.next(below: min(200, 0x1c00 / max(reach, 1)))
+        let walked = reach * times
+        var start = walked - 0x1f00 + numbers.next(below: 0x3d00 - 2 * walked)
+        if numbers.next(below: 2) == 0 { start &= ~15 }
+        if faults, chance(3) { start += 0x1000 }
+        code.instruction(  // lea pointer, [r15 + start]
+            0x8d, width: .quadword, reg: pointer,
+            place: .memory(base: Self.data, index: nil, scale: 0, displacement: start))
+        if usesIndex { code.load(index, 0) }
+        code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
+        let top = code.bytes.count
+        let parts = 1 + numbers.next(below: 5)
+        let (moves, indexMoves) = (numbers.next(below: parts + 1), numbers.next(below: parts + 1))
+        for part in 0...parts {
+            if part == moves { advance(pointer, by: step) }
+            if part == indexMoves, usesIndex { advance(index, by: indexStep) }
+            let isLast = part == parts
+            let skip: Int?
+            if chance(4), !isLast {
+                define()
+                skip = code.jump(0x0f, 0x80 | UInt8(numbers.next(below: 16)))
+            } else {
+                skip = nil
+            }
+            if !isLast { walkingAccess(pointer, usesIndex ? index : nil, scale) }
+            // What leads back from the midst, when the loop is not over.
+            if chance(8), !isLast, part >= max(moves, indexMoves) {
+                code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
+                code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+            }
+            if let skip { code.patch(skip, to: code.bytes.count) }
+        }
+        code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
+        code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+    }
+
+    /// Adds a constant to a register, in one of several ways.
+    private mutating func advance(_ register: Register, by step: Int) {
+        let place = Place.register(register)
+        switch numbers.next(below: 4) {
+        case 0 where abs(step) == 1: code.instruction(0xff, width: .quadword, reg: step > 0 ? 0 : 1, place: place)
+        case 1:
+            code.instruction(0x81, width: .quadword, reg: 5, place: place, immediate: (-step, 4))  // sub
+        case 2:  // lea
+            code.instruction(
+                0x8d, width: .quadword, reg: register,
+                place: .memory(base: register, index: nil, scale: 0, displacement: step))
+        default: code.instruction(0x81, width: .quadword, reg: 0, place: place, immediate: (step, 4))
+        }
+    }
+
+    /// One access that leaves pointer and index as they are.
+    private mutating func walkingAccess(_ pointer: Register, _ index: Register?, _ scale: Int) {
+        var other = register()
+        while other == pointer || other == index { other = register() }
+        let displacement = numbers.next(below: 6) * 8 + (chance(5) ? numbers.next(below: 8) : 0)
+        let usesIndex = index != nil && chance(2)
+        let place = Place.memory(
+            base: pointer, index: usesIndex ? index : nil, scale: usesIndex ? scale : 0, displacement: displacement)
+        let width = width()
+        let byte: UInt8 = width == .byte ? 0 : 1
+        let operation = UInt8(numbers.next(below: 8)) << 3
+        let wholeByte = width == .byte && (4...7).contains(other)
+        let reg = wholeByte ? (pointer == 0 || index == 0 ? 9 : 0) : other
+        if wholeByte, reg == pointer || reg == index { return }
+        let vector = numbers.next(below: 16)
+        switch numbers.next(below: 9) {
+        case 0: code.instruction(operation | byte, width: width, reg: reg, place: place)
+        case 1: code.instruction(operation | 2 | byte, width: width, reg: reg, place: place)
+        case 2: code.instruction(0x88 | byte, width: width, reg: reg, place: place)  // mov
+        case 3: code.instruction(0x8a | byte, width: width, reg: reg, place: place)
+        case 4: code.instruction(0x0f, 0x6f, prefixes: [0xf3], reg: vector, place: place)  // movdqu
+        case 5: code.instruction(0x0f, 0x7f, prefixes: [0xf3], reg: vector, place: place)
+        case 6 where displacement % 16 == 0 && !usesIndex:
+            // paddq, which wants it aligned
+            if faults || chance(4) { code.instruction(0x0f, 0xd4, prefixes: [0x66], reg: vector, place: place) }
+        case 7: code.instruction(0x0f, 0xb6, width: .quadword, reg: other, place: place)  // movzx
+        default: code.instruction(0xf6 | byte, width: width, reg: 2 + numbers.next(below: 2), place: place)  // not, neg
+        }
+    }
+}
