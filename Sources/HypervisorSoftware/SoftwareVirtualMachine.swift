@@ -103,7 +103,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
 public final class SoftwareVirtualCPU: VirtualCPU {
     /// Instructions between two looks at clocks and requests: well under a tenth of a millisecond. As many calls may lie
     /// on the host's stack, in 16 bytes each (`BlockTranslator.callFrameSize`).
-    private static let slice = 20_000
+    private let slice: Int
 
     var core: Core
 
@@ -111,13 +111,15 @@ public final class SoftwareVirtualCPU: VirtualCPU {
         index: Int, configuration: SoftwareConfiguration, code: SharedCode, bus: Bus, clock: GuestClock,
         interrupts: any LocalInterruptController
     ) {
+        // Where processors take turns, one may wait for what another has to do.
+        slice = configuration.engine == .translate && configuration.processors == 1 ? 50_000 : 20_000
         core = Core(
             index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
         do throws(SnapshotError) { try core.restoreState(.reset) } catch { core.failure = error.description }
         if index > 0 { core.activity = .waitingForStartup }
     }
 
-    public func run() -> VirtualCPUExit { core.run(slice: Self.slice) }
+    public func run() -> VirtualCPUExit { core.run(slice: slice) }
 
     /// Slices are short: `run` comes back by itself.
     public func requestExit() {}

@@ -8,10 +8,11 @@
 struct BlockTranslator: ~Copyable {
     /// Code beside the straight path.
     enum Aside {
-        /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
-        case interpret(resume: Int)
+        /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`, where the first register holds a
+        /// value of the guest's.
+        case interpret(resume: Int, held: UInt8?)
         /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
-        case interpretX87(resume: Int)
+        case interpretX87(resume: Int, held: UInt8?)
         /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
         case leave(count: Int32)
         /// Leaves for `target`, an offset from the page base; `site` is the place of a jump that can be linked to it, or 0.
@@ -286,7 +287,8 @@ struct BlockTranslator: ~Copyable {
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
                 let resume = code.position
-                let aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
+                let aside =
+                    i.usesX87 ? Aside.interpretX87(resume: resume, held: held) : .interpret(resume: resume, held: held)
                 append(miss.place, miss.state, aside)
             }
         }
@@ -425,8 +427,11 @@ struct BlockTranslator: ~Copyable {
     mutating func aside(_ place: Int, _ aside: Aside) { append(place, state, aside) }
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
+        switch aside {
+        case .branch, .interpret, .interpretX87: break
         // The straight path may be come back to from there.
-        if case .branch = aside {} else { held = nil }
+        default: held = nil
+        }
         asides.append(Branch(place: place, run: run, slot: slot, state: state, values: values, aside: aside))
     }
 
@@ -443,15 +448,15 @@ struct BlockTranslator: ~Copyable {
     private mutating func translateAside(_ aside: Aside) {
         saveFlags()
         switch aside {
-        case .interpret(let resume):
+        case .interpret(let resume, let held):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
-            code.jump(resume)
-        case .interpretX87(let resume):
+            goOn(at: resume, holding: held)
+        case .interpretX87(let resume, let held):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpretX87)
             code.call(routines.loadX87)
-            code.jump(resume)
+            goOn(at: resume, holding: held)
         case .leave(let count):
             if count > 0 { charge(count) }
             code.moveImmediate(.second, UInt64(slot))
@@ -481,6 +486,12 @@ struct BlockTranslator: ~Copyable {
             code.jump(resume)
             self.aside(refused, .leave(count: count))
         }
+    }
+
+    /// Goes back to the straight path, where the first register has the value of the guest's register `held`.
+    private mutating func goOn(at resume: Int, holding held: UInt8?) {
+        if let held, case .slot(let place) = GuestHome.of(held) { code.load(.first, .context(place)) }
+        code.jump(resume)
     }
 
     /// The block ends, and control goes to `target`, an offset from the page base.

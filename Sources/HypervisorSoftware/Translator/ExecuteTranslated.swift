@@ -41,6 +41,8 @@ extension Core {
                     general: offset(&core.pointee.general), xmm: offset(&core.pointee.xmm),
                     mxcsr: offset(&core.pointee.mxcsr), systemFlags: offset(&core.pointee.systemFlags),
                     privilege: offset(&core.pointee.privilege), accessSet: offset(&core.pointee.accessSet),
+                    selectors: offset(&core.pointee.segments[0].selector), selectorStride: MemoryLayout<Segment>.stride,
+                    rip: offset(&core.pointee.rip),
                     gsBase: offset(&core.pointee.segmentBase) + Int(SegmentIndex.gs) * 8,
                     kernelGSBase: offset(&core.pointee.msr.kernelGSBase))
             }

@@ -31,7 +31,7 @@ enum RegisterUse {
             return i.shape == Form.regRM.rawValue ? bit(i.reg) : modified
         case .lea, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .imul2, .imul3, .bsf, .bsr, .popcnt, .crc32:
             return bit(i.reg)
-        case .setcc, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar, .shld, .shrd, .inc, .dec, .not, .neg, .bswap, .bts,
+        case .movFromSegment, .setcc, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar, .shld, .shrd, .inc, .dec, .not, .neg, .bswap, .bts,
             .btr, .btc:
             return modified
         case .xchg, .xadd: return modified | bit(i.reg)

@@ -35,6 +35,10 @@ struct SharedRoutines {
         var systemFlags: Int
         var privilege: Int
         var accessSet: Int
+        /// Of ES; the others follow in steps of `selectorStride`.
+        var selectors: Int
+        var selectorStride: Int
+        var rip: Int
         var gsBase: Int
         var kernelGSBase: Int
     }

@@ -17,6 +17,7 @@ extension BlockTranslator {
         case .pushf: pushFlags()
         case .leave: leaveFrame()
         case .lea: loadAddress(i)
+        case _ where operation.testsBit && i.isInBitString: testBit(operation, i, needed)
         default:
             if i.isMemory {
                 // CMPXCHG16B is the one that wants alignment.
@@ -176,6 +177,17 @@ extension BlockTranslator {
             code.byte(0x0f)
             code.byte(0xc8 | host & 7)
             end(i.rm, .first)
+        case .movFromSegment:
+            let selector = routines.core.selectors + Int(i.reg & 7) * routines.core.selectorStride
+            let host = begin(i.rm, .second, reads: size == 2)
+            code.load(.first, .context(ContextLayout.core))
+            let memory = HostOperand.memory(HostMemory(.first, Int32(selector)))
+            if size == 2 {
+                code.instruction(prefix: 0x66, wide: false, 0x8b, reg: host, rm: memory)
+            } else {
+                code.instruction(wide: false, .map0F, 0xb7, reg: host, rm: memory)  // MOVZX
+            }
+            end(i.rm, .second)
         case .cbw, .cwd:
             if size != 4 { code.byte(size == 2 ? 0x66 : 0x48) }
             code.byte(operation == .cbw ? 0x98 : 0x99)
@@ -336,6 +348,32 @@ extension BlockTranslator {
         }
     }
 
+    /// BT and its relatives at a bit of a string in memory, whose offset is in a register.
+    private mutating func testBit(_ operation: Operation, _ i: DecodedInstruction, _ needed: Flags) {
+        let size = i.operandSize
+        let first = HostRegister.first.rawValue
+        giveUpHostFlags()
+        makeAddress(i, .second)
+        // The word that has the bit.
+        switch size {
+        case 2: code.instruction(wide: true, .map0F, 0xbf, reg: first, rm: source(i.reg))  // MOVSX
+        case 4: code.instruction(wide: true, 0x63, reg: first, rm: source(i.reg))  // MOVSXD
+        default: code.instruction(wide: true, 0x8b, reg: first, rm: source(i.reg))
+        }
+        let scale = UInt8(size.trailingZeroBitCount)
+        code.instruction(wide: true, 0xc1, reg: 7, rm: .number(first))  // SAR
+        code.byte(scale + 3)
+        code.address(.second, HostMemory(.second, index: .first, scale: scale))
+        interpretAside(lookUpPage(size: Int32(size), operation == .bt ? .read : .write, aligned: false))
+        // The bit in it.
+        code.instruction(wide: false, 0x8b, reg: first, rm: source(i.reg))
+        code.arithmetic(4, wide: false, .number(first), Int32(size) * 8 - 1)
+        code.store(.first, .context(ContextLayout.temporary))
+        if !needed.isEmpty { restoreFlags(needed) }
+        code.load(.first, .context(ContextLayout.temporary))
+        registerIntoRM(operation, i, .memory(HostMemory(.second)), first)
+    }
+
     /// Instructions whose destination is the register in ModRM.reg, and whose source is `memory`, or a register.
     private mutating func intoRegister(
         _ operation: Operation, _ i: DecodedInstruction, _ memory: HostOperand?, isHigh: Bool = false
@@ -397,11 +435,22 @@ extension BlockTranslator {
 }
 
 extension DecodedInstruction {
+    /// Of BT and its relatives, whether the bit may lie beyond the memory operand.
+    var isInBitString: Bool { isMemory && shape == Form.rmReg.rawValue }
+
     /// Whether ModRM.reg is an operand, not an immediate.
     fileprivate var needsRegister: Bool { shape != Form.rmImmediate.rawValue }
 }
 
 extension Operation {
+    /// BT, BTS, BTR and BTC.
+    var testsBit: Bool {
+        switch self {
+        case .bt, .bts, .btr, .btc: true
+        default: false
+        }
+    }
+
     /// Whether an instruction that writes ModRM.reg depends on what was there.
     fileprivate var readsDestination: Bool {
         switch self {

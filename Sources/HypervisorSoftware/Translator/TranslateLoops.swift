@@ -122,6 +122,7 @@ extension BlockTranslator {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         let times = ContextLayout.otherTemporary
         var isLimited = false
+        held = nil
         for (number, stream) in streams.enumerated() {
             let place = AccessStreams.place(number)
             makeOffset(stream.address, .second, spare: .first)
@@ -214,18 +215,22 @@ extension BlockTranslator {
 
     /// The memory at `address`, of a stream with this place. Uses the first register; the host's flags stay.
     mutating func reachMoving(_ place: Int, _ address: GuestAddress) -> HostMemory {
-        switch (home(address.base), home(address.index)) {
+        switch (home(address.base, apartFrom: .second), home(address.index, apartFrom: .second)) {
+        case (.register(.first), nil):
+            code.load(.second, .context(place))
+            code.address(.second, HostMemory(.second, index: .first))
+            return HostMemory(.second, address.displacement)
         case (.register(let base), nil):
             code.load(.second, .context(place))
             return HostMemory(base, index: .second, address.displacement)
-        case (nil, .register(let index)):
+        case (nil, .register(let index)) where index != .first:
             code.load(.second, .context(place))
             return HostMemory(.second, index: index, scale: address.scale, address.displacement)
-        case (.register(let base), .register(let index)):
+        case (.register(let base), .register(let index)) where index != .first:
             code.load(.second, .context(place))
             code.address(.second, HostMemory(.second, index: base))
             return HostMemory(.second, index: index, scale: address.scale, address.displacement)
-        case (.slot(let base), let index) where index?.register != nil || index == nil:
+        case (.slot(let base), let index) where index == nil || index?.register != nil && index?.register != .first:
             code.load(.second, .context(base))
             code.load(.first, .context(place))
             code.address(.second, HostMemory(.second, index: .first))

@@ -30,8 +30,10 @@ extension BlockTranslator {
     /// Computes the offset of the operand of `i` in `target`. With a register to spare the host's flags stay.
     mutating func makeOffset(_ address: GuestAddress, _ target: HostRegister, spare: HostRegister? = nil) {
         let (displacement, scale) = (address.displacement, address.scale)
-        guard let index = home(address.index) else { return makeAddress(address.base, displacement, target) }
-        let base = home(address.base)
+        guard let index = home(address.index, apartFrom: target) else {
+            return makeAddress(address.base, displacement, target)
+        }
+        let base = home(address.base, apartFrom: target)
         switch (base, index) {
         case (.slot(let place), .register(let index)) where index != target:
             code.load(target, .context(place))
@@ -56,11 +58,12 @@ extension BlockTranslator {
         }
     }
 
-    /// Where a base or index is; nil for none.
-    func home(_ register: UInt8) -> GuestHome? {
+    /// Where a base or index can be taken from, beside `target`; nil for none.
+    func home(_ register: UInt8, apartFrom target: HostRegister) -> GuestHome? {
         switch register {
         case RegisterIndex.zero: nil
         case RegisterIndex.pageBase: .slot(ContextLayout.pageBase)
+        case held where target != .first: .register(.first)
         default: .of(register)
         }
     }
@@ -75,8 +78,8 @@ extension BlockTranslator {
 
     /// Whether the address uses no register that must be loaded first.
     func isSimple(_ i: DecodedInstruction) -> Bool {
-        if case .slot = home(i.base) { return false }
-        if case .slot = home(i.index) { return false }
+        if case .slot = home(i.base, apartFrom: .first) { return false }
+        if case .slot = home(i.index, apartFrom: .first) { return false }
         return segmentPlace(i) == nil
     }
 
@@ -133,7 +136,7 @@ extension BlockTranslator {
 
     /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in `target`. The host's flags stay.
     private mutating func makeAddress(_ register: UInt8, _ displacement: Int32, _ target: HostRegister) {
-        switch home(register) {
+        switch home(register, apartFrom: target) {
         case nil: code.moveImmediate(target, UInt64(bitPattern: Int64(displacement)))
         case .register(let host): code.address(target, HostMemory(host, displacement))
         case .slot(let place):
@@ -200,6 +203,7 @@ extension BlockTranslator {
             guard let operation = Operation(rawValue: i.operation) else { return nil }
             switch operation {
             case .lea, .div, .idiv, .cmpxchg8b: return nil
+            case _ where operation.testsBit && i.isInBitString: return nil
             default: return plain(accessSize(operation, i), memoryUse(operation, i))
             }
         case .vector:

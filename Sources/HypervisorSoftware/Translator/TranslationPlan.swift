@@ -66,7 +66,8 @@ enum TranslationPlan: UInt8 {
         case .popcnt: return size >= 4 ? .integer : .helper
         case .crc32: return size != 2 ? .integer : .helper
         case .shld, .shrd: return .integer
-        case .bt, .bts, .btr, .btc: return i.isMemory && i.shape == Form.rmReg.rawValue ? .helper : .integer
+        case .bt, .bts, .btr, .btc: return .integer
+        case .movFromSegment: return !i.isMemory && i.reg & 7 <= SegmentIndex.gs ? .integer : .helper
         case .push: return size == 8 ? .integer : .helper
         case .pop: return size == 8 && !i.isMemory ? .integer : .helper
         case .pushf: return size == 8 ? .integer : .helper
