@@ -106,6 +106,8 @@ struct Core: ~Copyable {
     var isChecking = false
     /// RIP of the translated instruction in two pages that was entered last; 1 for none.
     var lastCrossing: UInt64 = 1
+    /// Whether translated code knows what SYSCALL and SYSRET do.
+    var knowsSystemCalls = false
     /// How often the numbers in the keys of far targets began again: of user code, and of the supervisor's.
     var farEpochs = InlineArray<2, UInt64>(repeating: 0)
 

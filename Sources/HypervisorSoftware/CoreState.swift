@@ -66,6 +66,7 @@ extension Core {
         mxcsr = state.floatingPoint.mxcsr
         for n in 0..<32 { xmm[n] = state.floatingPoint.xmm[n] }
         msr = state.msr
+        knowsSystemCalls = false
         activity = state.activity
         interruptShadow = state.interruptShadow
         pendingNMI = state.nmiPending

@@ -192,25 +192,46 @@ extension Core {
     }
 
     /// A flat segment as the fast system calls load it.
-    private mutating func setFlat(_ index: UInt8, _ selector: UInt16, _ attributes: UInt32, level: UInt8) {
-        segments[Int(index)] = Segment(
+    private static func flat(_ selector: UInt16, _ attributes: UInt32, level: UInt8) -> Segment {
+        Segment(
             selector: selector, limit: .max,
             attributes: SegmentAttributes(rawValue: attributes | UInt32(level) << 5))
+    }
+
+    private mutating func setFlat(_ index: UInt8, _ segment: Segment) {
+        segments[Int(index)] = segment
         segmentBase[Int(index)] = 0
+    }
+
+    private mutating func setFlat(_ index: UInt8, _ selector: UInt16, _ attributes: UInt32, level: UInt8) {
+        setFlat(index, Self.flat(selector, attributes, level: level))
     }
 
     private static var longCode: UInt32 { 0xa09b }
     private static var compatibilityCode: UInt32 { 0xc09b }
     private static var flatData: UInt32 { 0xc093 }
 
+    /// CS and SS as SYSCALL makes them, and as SYSRET to 64-bit code does.
+    func systemCallSegments() -> (call: (code: Segment, stack: Segment), back: (code: Segment, stack: Segment)) {
+        let call = UInt16(truncatingIfNeeded: msr.star >> 32) & 0xfffc
+        let back = UInt16(truncatingIfNeeded: msr.star >> 48)
+        return (
+            (Self.flat(call, Self.longCode, level: 0), Self.flat(call &+ 8, Self.flatData, level: 0)),
+            (
+                Self.flat((back &+ 16) | 3, Self.longCode, level: 3),
+                Self.flat((back &+ 8) | 3, Self.flatData, level: 3)
+            )
+        )
+    }
+
     mutating func systemCall() throws(Fault) {
         guard msr.efer & ExtendedFeatures.syscall != 0, isLongMode else { throw .invalidOpcode }
-        let selector = UInt16(truncatingIfNeeded: msr.star >> 32) & 0xfffc
         self[gpr: RegisterIndex.rcx] = rip
         self[gpr: RegisterIndex.r11] = rflags & ~Flags.resume.rawValue
         rip = mode == .bits64 ? msr.lstar : msr.cstar
-        setFlat(SegmentIndex.cs, selector, Self.longCode, level: 0)
-        setFlat(SegmentIndex.ss, selector &+ 8, Self.flatData, level: 0)
+        let segments = systemCallSegments().call
+        setFlat(SegmentIndex.cs, segments.code)
+        setFlat(SegmentIndex.ss, segments.stack)
         rflags = rflags & ~msr.syscallMask & ~Flags.resume.rawValue
         privilege = 0
         updateMode()
@@ -218,17 +239,18 @@ extension Core {
 
     mutating func systemReturn(_ i: DecodedInstruction) throws(Fault) {
         guard msr.efer & ExtendedFeatures.syscall != 0, isLongMode else { throw .invalidOpcode }
-        let selector = UInt16(truncatingIfNeeded: msr.star >> 48)
         let target = self[gpr: RegisterIndex.rcx]
+        let segments = systemCallSegments().back
         if i.operandSize == 8 {
             if !isCanonical(target) { throw .generalProtection(0) }
-            setFlat(SegmentIndex.cs, (selector &+ 16) | 3, Self.longCode, level: 3)
+            setFlat(SegmentIndex.cs, segments.code)
             rip = target
         } else {
-            setFlat(SegmentIndex.cs, selector | 3, Self.compatibilityCode, level: 3)
+            setFlat(
+                SegmentIndex.cs, UInt16(truncatingIfNeeded: msr.star >> 48) | 3, Self.compatibilityCode, level: 3)
             rip = target & 0xffff_ffff
         }
-        setFlat(SegmentIndex.ss, (selector &+ 8) | 3, Self.flatData, level: 3)
+        setFlat(SegmentIndex.ss, segments.stack)
         rflags =
             self[gpr: RegisterIndex.r11] & (Flags.writable.rawValue | Flags.virtual8086.rawValue) & ~Flags.virtual8086
             .rawValue

@@ -85,6 +85,7 @@ extension Core {
     }
 
     mutating func writeMSR(_ number: UInt32, _ value: UInt64) throws(Fault) {
+        knowsSystemCalls = false
         switch number {
         case MSR.apicBase: interrupts.apicBase = value
         case MSR.tscDeadline: interrupts.tscDeadline = value

@@ -22,6 +22,8 @@ struct BlockTranslator: ~Copyable {
         /// What the table of jump targets knows of a linear address is of before translations changed. Where it holds still the
         /// code goes on at `resume`.
         indirect case revalidate(resume: Int, otherwise: Aside)
+        /// The code at the address in the context's temporary is not known, which comes from the stack if `taken` is not 0.
+        case leaveForTemporary(taken: Int32)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
         /// The condition of a jump in the block holds.
@@ -277,6 +279,9 @@ struct BlockTranslator: ~Copyable {
                 callInterpreter(i)
                 edge(i.nextPageOffset, count: self.count)
                 open = false
+            case .interruptReturn:
+                translateInterruptReturn(i)
+                open = false
             case .leave:
                 saveFlags()
                 let place = code.jump()
@@ -305,7 +310,7 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// The interpreter runs `i`.
-    private mutating func callInterpreter(_ i: DecodedInstruction) {
+    mutating func callInterpreter(_ i: DecodedInstruction) {
         saveFlags()
         code.moveImmediate(.second, UInt64(slot))
         code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
@@ -467,6 +472,7 @@ struct BlockTranslator: ~Copyable {
             code.call(routines.revalidate)
             code.jump(if: HostCondition.equal, resume)
             translateAside(otherwise)
+        case .leaveForTemporary(let taken): leaveForTemporary(taken: taken)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
         case .endStreams: endStreams()

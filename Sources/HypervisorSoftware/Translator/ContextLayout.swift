@@ -71,6 +71,20 @@ enum ContextLayout {
     static let heldBack = 784
     /// Times that loops go round in their second copies before the third is tried, 32 bits.
     static let patience = 788
+    /// Whether SYSCALL and SYSRET can run here. One byte.
+    static let systemCallsAllowed = 792
+    /// CS and SS as SYSCALL makes them, and as SYSRET does: a `Segment` each.
+    static let systemCallSegments = 800
+    static let systemReturnSegments = 832
+    static let segmentSize = 16
+    /// Where SYSCALL leads.
+    static let systemCallTarget = 864
+    /// The flags that SYSCALL keeps: of those that the core has, and of those above, as they are there.
+    static let systemCallFlags = 872
+    static let systemCallStatus = 880
+    /// `salt` and `farSalt` of the supervisor, and of the user.
+    static let supervisorSalts = 888
+    static let userSalts = 904
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

@@ -41,10 +41,8 @@ extension Core {
                     general: offset(&core.pointee.general), xmm: offset(&core.pointee.xmm),
                     mxcsr: offset(&core.pointee.mxcsr), systemFlags: offset(&core.pointee.systemFlags),
                     privilege: offset(&core.pointee.privilege), accessSet: offset(&core.pointee.accessSet),
-                    selectors: offset(&core.pointee.segments[0].selector), selectorStride: MemoryLayout<Segment>.stride,
-                    rip: offset(&core.pointee.rip),
-                    gsBase: offset(&core.pointee.segmentBase) + Int(SegmentIndex.gs) * 8,
-                    kernelGSBase: offset(&core.pointee.msr.kernelGSBase))
+                    segments: offset(&core.pointee.segments), segmentBases: offset(&core.pointee.segmentBase),
+                    rip: offset(&core.pointee.rip), kernelGSBase: offset(&core.pointee.msr.kernelGSBase))
             }
         }
 
@@ -167,15 +165,7 @@ extension Core {
         private mutating func enter(_ entry: Int, _ slot: UInt32, _ translator: Translator) {
             let context = unsafe translations.context
             let page = rip & ~4095
-            let generation = blocks.generation(accessSet)
-            let salt = generation << 2 | UInt64(accessSet.rawValue + 1)
-            // Grows with either.
-            let changes = generation &+ translator.detours
-            let farNumber = changes << 2 | UInt64(accessSet.rawValue + 1)
-            let farSalt = farNumber & 0xfff | (farNumber >> 12) << 48
-            if changes >> ContextLayout.changeBits != farEpochs[accessSet == .user ? 0 : 1] {
-                forgetFarTargets(changes)
-            }
+            let salt = storeSalts(translator)
             let place = JumpTable.offset(rip)
             let jump = ContextLayout.jumpTable + place
             let hosts = ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
@@ -189,8 +179,6 @@ extension Core {
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
             unsafe context.storeBytes(of: UInt64(UInt(bitPattern: codePage)), toByteOffset: hosts, as: UInt64.self)
-            unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
-            unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
             unsafe context.storeBytes(
@@ -212,6 +200,68 @@ extension Core {
             takeX87()
         }
 
+        /// Stores the numbers of what the table of jump targets and far targets tell now, for each way of access that code may go
+        /// on in. Returns the one of the table for the present way.
+        @inline(__always)
+        private mutating func storeSalts(_ translator: Translator) -> UInt64 {
+            storeSalts(.user, ContextLayout.userSalts, translator)
+            storeSalts(.supervisor, ContextLayout.supervisorSalts, translator)
+            return storePresentSalts()
+        }
+
+        @inline(__always)
+        private mutating func storeSalts(_ set: AccessSet, _ place: Int, _ translator: Translator) {
+            let generation = blocks.generation(set)
+            // Grows with either.
+            let changes = generation &+ translator.detours
+            let farNumber = changes << 2 | UInt64(set.rawValue + 1)
+            if changes >> ContextLayout.changeBits != farEpochs[set == .user ? 0 : 1] { forgetFarTargets(changes, set) }
+            // SAFETY: fields of the context.
+            unsafe translations.context.storeBytes(
+                of: generation << 2 | UInt64(set.rawValue + 1), toByteOffset: place, as: UInt64.self)
+            unsafe translations.context.storeBytes(
+                of: farNumber & 0xfff | (farNumber >> 12) << 48, toByteOffset: place + 8, as: UInt64.self)
+        }
+
+        /// Makes the numbers for the present way of access those that code compares with. Returns the one of the table.
+        @inline(__always)
+        private mutating func storePresentSalts() -> UInt64 {
+            let context = unsafe translations.context
+            let place = accessSet == .user ? ContextLayout.userSalts : ContextLayout.supervisorSalts
+            let suspension: UInt64 = accessSet == .supervisorToUser ? UInt64(ContextLayout.suspensionInSalt) : 0
+            // SAFETY: fields of the context.
+            let salt = unsafe context.load(fromByteOffset: place, as: UInt64.self) | suspension
+            let farSalt = unsafe context.load(fromByteOffset: place + 8, as: UInt64.self) | suspension
+            unsafe context.storeBytes(of: salt, toByteOffset: ContextLayout.salt, as: UInt64.self)
+            unsafe context.storeBytes(of: farSalt, toByteOffset: ContextLayout.farSalt, as: UInt64.self)
+            return salt
+        }
+
+        /// What SYSCALL and SYSRET do, for translated code.
+        private mutating func storeSystemCalls() {
+            knowsSystemCalls = true
+            let context = unsafe translations.context
+            func store(_ segment: Segment, _ place: Int) {
+                // SAFETY: a field of the context, which has room for a segment.
+                unsafe context.storeBytes(of: segment, toByteOffset: place, as: Segment.self)
+            }
+            let (call, back) = systemCallSegments()
+            store(call.code, ContextLayout.systemCallSegments)
+            store(call.stack, ContextLayout.systemCallSegments + ContextLayout.segmentSize)
+            store(back.code, ContextLayout.systemReturnSegments)
+            store(back.stack, ContextLayout.systemReturnSegments + ContextLayout.segmentSize)
+            let kept = ~msr.syscallMask & ~Flags.resume.rawValue
+            // In the context they are as `storeFlags` has them.
+            let status = UInt64(kept >> 11 & 1 | (kept & 0xd5 | 2) << 8)
+            // The way of access does not depend on RFLAGS.AC then.
+            let isAllowed = msr.efer & ExtendedFeatures.syscall != 0 && kept & Flags.alignmentCheck.rawValue == 0
+            // SAFETY: fields of the context.
+            unsafe context.storeBytes(of: msr.lstar, toByteOffset: ContextLayout.systemCallTarget, as: UInt64.self)
+            unsafe context.storeBytes(of: kept | 2, toByteOffset: ContextLayout.systemCallFlags, as: UInt64.self)
+            unsafe context.storeBytes(of: status, toByteOffset: ContextLayout.systemCallStatus, as: UInt64.self)
+            unsafe context.storeBytes(of: isAllowed, toByteOffset: ContextLayout.systemCallsAllowed, as: Bool.self)
+        }
+
         /// Whether vector instructions can run as they are: they are enabled and no exception of theirs is.
         private var allowsHostVectors: Bool {
             mutating get {
@@ -221,8 +271,8 @@ extension Core {
         }
 
         /// The numbers in the keys of far targets begin again.
-        private mutating func forgetFarTargets(_ changes: UInt64) {
-            farEpochs[accessSet == .user ? 0 : 1] = changes >> ContextLayout.changeBits
+        private mutating func forgetFarTargets(_ changes: UInt64, _ set: AccessSet) {
+            farEpochs[set == .user ? 0 : 1] = changes >> ContextLayout.changeBits
             let count = ContextLayout.farTargetSize * ContextLayout.farTargetCount
             // SAFETY: they have that many bytes.
             unsafe (translations.context + ContextLayout.farTargets)
@@ -239,6 +289,7 @@ extension Core {
 
         @inline(__always)
         private mutating func storeSystemState() {
+            if !knowsSystemCalls { storeSystemCalls() }
             // SAFETY: fields of the context.
             unsafe translations.context.storeBytes(
                 of: pendingNMI || interrupts.hasPendingInterrupt, toByteOffset: ContextLayout.interruptWaits,
@@ -326,7 +377,11 @@ extension Core {
             let generation = blocks.generation(set)
             rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
             try executeSystem(i)
-            if mustLook || accessSet != set || blocks.generation(set) != generation { return false }
+            if mustLook || blocks.generation(set) != generation { return false }
+            if accessSet != set {
+                guard TranslationPlan.of(i) == .interruptReturn else { return false }
+                _ = storePresentSalts()
+            }
             storeSystemState()
             return true
         }
@@ -347,7 +402,7 @@ extension Core {
                     storeBudget()
                     return 0
                 }
-                rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
+                if i.handler != .system { rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset }
             } catch {
                 rip = general[Int(RegisterIndex.pageBase)] &+ UInt64(i.pageOffset)
                 pendingFault = error.isNonCanonical && i.accessesStack ? .stackFault(0) : error

@@ -19,7 +19,7 @@ enum RegisterUse {
         case .flow: i.handler.isConditionalJump || i.handler == .jmp ? 0 : bit(RegisterIndex.rsp)
         case .string:
             bit(RegisterIndex.rsi) | bit(RegisterIndex.rdi) | bit(RegisterIndex.rcx) | bit(RegisterIndex.rax)
-        case .helper, .system, .systemHelper, .leave: all
+        case .helper, .system, .systemHelper, .interruptReturn, .leave: all
         }
     }
 

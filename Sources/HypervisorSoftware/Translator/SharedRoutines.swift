@@ -35,12 +35,15 @@ struct SharedRoutines {
         var systemFlags: Int
         var privilege: Int
         var accessSet: Int
-        /// Of ES; the others follow in steps of `selectorStride`.
-        var selectors: Int
-        var selectorStride: Int
+        var segments: Int
+        var segmentBases: Int
         var rip: Int
-        var gsBase: Int
         var kernelGSBase: Int
+
+        var gsBase: Int { segmentBases + Int(SegmentIndex.gs) * 8 }
+
+        /// A segment register.
+        func segment(_ index: UInt8) -> Int { segments + Int(index) * MemoryLayout<Segment>.stride }
     }
     let core: CoreOffsets
     /// Whether the host has RORX.

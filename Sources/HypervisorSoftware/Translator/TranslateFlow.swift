@@ -75,7 +75,7 @@ extension BlockTranslator {
     }
 
     /// Charges the block; when the time slice is over the interpreter does the rest.
-    private mutating func chargeOrLeave() {
+    mutating func chargeOrLeave() {
         saveFlags()
         charge(count)
         flags.inHost = false
@@ -90,7 +90,8 @@ extension BlockTranslator {
         code.load(.first, top)
         let taken = Int32(8 + i.immediate)
         if isJump {
-            lookUp(missing: .leave(count: 0))
+            code.store(.first, .context(ContextLayout.temporary))
+            lookUp(missing: .leaveForTemporary(taken: taken))
             code.address(stackPointer, HostMemory(stackPointer, taken))
             followEntry(isCall: false)
             return
@@ -103,7 +104,8 @@ extension BlockTranslator {
 
     /// The return address in the first register is not that of the last call.
     mutating func returnElsewhere(taken: Int32) {
-        lookUp(missing: .leave(count: 0))
+        code.store(.first, .context(ContextLayout.temporary))
+        lookUp(missing: .leaveForTemporary(taken: taken))
         code.address(stackPointer, HostMemory(stackPointer, taken))
         code.instruction(
             wide: true, 0x3b, reg: HostRegister.rsp.rawValue, rm: .context(ContextLayout.hostStack))
@@ -234,8 +236,39 @@ extension BlockTranslator {
 
     // MARK: The table of jump targets
 
+    /// Goes to the code for the linear address in the first register, which no register of the guest may have.
+    /// - Parameter toUser: whether it may be user code.
+    mutating func follow(toUser: Bool) {
+        code.store(.first, .context(ContextLayout.temporary))
+        lookUp(missing: .leaveForTemporary(taken: 0), toUser: toUser)
+        followEntry(isCall: false)
+    }
+
+    /// Leaves for the linear address in the context's temporary, and takes as many bytes from the guest's stack.
+    mutating func leaveForTemporary(taken: Int32) {
+        code.load(.first, .context(ContextLayout.temporary))
+        if taken > 0 {
+            // The interpreter refuses one that is not canonical.
+            let second = HostRegister.second.rawValue
+            code.move(.second, .first)
+            for operation in [4, 7] as [UInt8] {  // SHL, SAR
+                code.instruction(wide: true, 0xc1, reg: operation, rm: .number(second))
+                code.byte(16)
+            }
+            code.instruction(wide: true, 0x3b, reg: second, rm: .register(.first))
+            aside(code.jump(if: HostCondition.notEqual), .leave(count: 0))
+            code.address(stackPointer, HostMemory(stackPointer, taken))
+        }
+        code.instruction(
+            wide: true, 0x2b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))  // SUB
+        code.moveImmediate(.second, 0)
+        code.jump(routines.leaveToDispatch)
+    }
+
     /// Finds the code for the linear address in the first register. Where there is none the code goes on in `missing`.
-    private mutating func lookUp(missing: Aside) {
+    private mutating func lookUp(missing: Aside) { lookUp(missing: missing, toUser: set == .user) }
+
+    private mutating func lookUp(missing: Aside, toUser: Bool) {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
         code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
@@ -248,7 +281,7 @@ extension BlockTranslator {
         code.load(.first, .context(ContextLayout.salt))
         code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpSalt)))
         let changed = code.jump(if: HostCondition.notEqual)
-        aside(changed, set == .user ? .revalidate(resume: code.position, otherwise: missing) : missing)
+        aside(changed, toUser ? .revalidate(resume: code.position, otherwise: missing) : missing)
     }
 
     /// Goes to the code that `lookUp` found.

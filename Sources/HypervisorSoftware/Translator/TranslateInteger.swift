@@ -178,10 +178,10 @@ extension BlockTranslator {
             code.byte(0xc8 | host & 7)
             end(i.rm, .first)
         case .movFromSegment:
-            let selector = routines.core.selectors + Int(i.reg & 7) * routines.core.selectorStride
             let host = begin(i.rm, .second, reads: size == 2)
             code.load(.first, .context(ContextLayout.core))
-            let memory = HostOperand.memory(HostMemory(.first, Int32(selector)))
+            // The selector comes first.
+            let memory = HostOperand.memory(HostMemory(.first, Int32(routines.core.segment(i.reg & 7))))
             if size == 2 {
                 code.instruction(prefix: 0x66, wide: false, 0x8b, reg: host, rm: memory)
             } else {

@@ -214,7 +214,7 @@ extension BlockTranslator {
             guard let operation = X87Operation(rawValue: i.operation) else { return nil }
             return plain(x87Size(i), operation.storesToMemory ? .write : .read, canLead: operation != .loadControl)
         case .flow: return plain(8, .read, canLead: false)
-        case .nothing, .string, .helper, .system, .systemHelper, .leave: return nil
+        case .nothing, .string, .helper, .system, .systemHelper, .interruptReturn, .leave: return nil
         }
     }
 

@@ -11,6 +11,8 @@ enum TranslationPlan: UInt8 {
     case helper
     /// A system instruction with host code of its own, or one after which the interpreter comes back.
     case system, systemHelper
+    /// IRET: the interpreter runs it, called from the translated code, which goes on where it leads.
+    case interruptReturn
     /// Translated code ends before it, and the interpreter runs it.
     case leave
     /// Jumps, calls and returns.
@@ -38,7 +40,9 @@ enum TranslationPlan: UInt8 {
 
     private static func system(_ i: DecodedInstruction) -> TranslationPlan {
         switch Operation(rawValue: i.operation) {
-        case .cli, .sti, .swapgs, .stac, .clac: .system
+        case .cli, .sti, .swapgs, .stac, .clac, .syscall: .system
+        case .sysret: i.operandSize == 8 ? .system : .leave
+        case .iret: .interruptReturn
         case .popf, .rdtsc, .rdtscp, .rdmsr, .wrmsr, .cpuid, .in, .out, .movFromControl, .invlpg: .systemHelper
         default: .leave
         }
@@ -46,7 +50,7 @@ enum TranslationPlan: UInt8 {
 
     /// Whether the instruction looks at system flags or changes them.
     func isOfSystem(_ i: DecodedInstruction) -> Bool {
-        self == .system || self == .systemHelper
+        self == .system || self == .systemHelper || self == .interruptReturn
             || self == .integer && Operation(rawValue: i.operation) == .pushf
     }
 
@@ -134,7 +138,7 @@ enum TranslationPlan: UInt8 {
     func canStop(_ i: DecodedInstruction) -> Bool {
         switch self {
         case .nothing: return false
-        case .helper, .system, .systemHelper, .leave, .flow, .vector, .x87, .string: return true
+        case .helper, .system, .systemHelper, .interruptReturn, .leave, .flow, .vector, .x87, .string: return true
         case .integer:
             switch Operation(rawValue: i.operation) {
             case .push, .pop, .pushf, .leave, .div, .idiv: return true
@@ -151,7 +155,7 @@ enum TranslationPlan: UInt8 {
         case .vector: VectorOperation(rawValue: i.operation).map { FlagUse.vector($0) } ?? .none
         case .string: .string(i)
         // All flags are seen there anyway.
-        case .nothing, .helper, .system, .systemHelper, .leave, .flow, .x87: .none
+        case .nothing, .helper, .system, .systemHelper, .interruptReturn, .leave, .flow, .x87: .none
         }
     }
 }
