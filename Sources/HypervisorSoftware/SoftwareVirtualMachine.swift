@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The software backend behind the `Hypervisor` protocols: a virtual machine whose processors are interpreted.
 
+internal import CHost
 public import Bus
 public import GuestMemory
 public import Hypervisor
@@ -104,6 +105,8 @@ public final class SoftwareVirtualCPU: VirtualCPU {
     /// Instructions between two looks at clocks and requests: well under a tenth of a millisecond. As many calls may lie
     /// on the host's stack, in 16 bytes each (`BlockTranslator.callFrameSize`).
     private let slice: Int
+    private static let longestSlice = 50_000
+    private static let sharedSlice = 20_000
 
     var core: Core
 
@@ -111,8 +114,10 @@ public final class SoftwareVirtualCPU: VirtualCPU {
         index: Int, configuration: SoftwareConfiguration, code: SharedCode, bus: Bus, clock: GuestClock,
         interrupts: any LocalInterruptController
     ) {
-        // Where processors take turns, one may wait for what another has to do.
-        slice = configuration.engine == .translate && configuration.processors == 1 ? 50_000 : 20_000
+        // Where processors take turns, one may wait for what another has to do. Calls get a quarter of the stack at most.
+        let longest =
+            configuration.engine == .translate && configuration.processors == 1 ? Self.longestSlice : Self.sharedSlice
+        slice = min(longest, max(1000, chost_stack_limit() / 64))
         core = Core(
             index: index, configuration: configuration, code: code, bus: bus, clock: clock, interrupts: interrupts)
         do throws(SnapshotError) { try core.restoreState(.reset) } catch { core.failure = error.description }

@@ -26,12 +26,13 @@ enum RegisterUse {
     private static func integer(_ i: DecodedInstruction) -> UInt16 {
         let modified = i.isMemory ? 0 : bit(i.rm)
         switch Operation(rawValue: i.operation) {
-        case .cmp, .test, .bt, .stc, .clc, .cmc, .sahf: return 0
+        case .cmp, .test, .bt, .stc, .clc, .cmc, .sahf, .cld, .std: return 0
         case .mov, .add, .or, .adc, .sbb, .and, .sub, .xor:
             return i.shape == Form.regRM.rawValue ? bit(i.reg) : modified
         case .lea, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd, .cmov, .imul2, .imul3, .bsf, .bsr, .popcnt, .crc32:
             return bit(i.reg)
-        case .movFromSegment, .setcc, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar, .shld, .shrd, .inc, .dec, .not, .neg, .bswap, .bts,
+        case .movFromSegment, .setcc, .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar, .shld, .shrd, .inc, .dec, .not,
+            .neg, .bswap, .bts,
             .btr, .btc:
             return modified
         case .xchg, .xadd: return modified | bit(i.reg)

@@ -17,6 +17,10 @@ extension BlockTranslator {
         case .pushf: pushFlags()
         case .leave: leaveFrame()
         case .lea: loadAddress(i)
+        case .cld, .std:
+            giveUpHostFlags()
+            code.load(.first, .context(ContextLayout.core))
+            changeFlag(.direction, to: operation == .std)
         case _ where operation.testsBit && i.isInBitString: testBit(operation, i, needed)
         default:
             if i.isMemory {
@@ -381,7 +385,12 @@ extension BlockTranslator {
         let size = i.operandSize
         let host = begin(i.reg, .first, reads: size < 4 || operation.readsDestination)
         // After `begin`, which may have changed where the source is.
-        let rm = memory ?? source(i.rm)
+        var rm = memory ?? source(i.rm)
+        if isHigh, size != 4 || host >= 8 {
+            // The instruction would need a REX prefix, with which there is no such register.
+            code.store(HostRegister(rawValue: i.rm & 3) ?? .rax, .context(ContextLayout.temporary))
+            rm = .context(ContextLayout.temporary + 1)
+        }
         switch operation {
         case .movzx8:
             code.instruction(

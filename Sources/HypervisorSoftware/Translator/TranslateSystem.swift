@@ -46,7 +46,8 @@ extension BlockTranslator {
     /// A place in the `Core` whose address is in the first register.
     private func inCore(_ offset: Int) -> HostOperand { .memory(HostMemory(.first, Int32(offset))) }
 
-    private mutating func changeFlag(_ flag: Flags, to value: Bool) {
+    /// Changes a flag that is not one of the status flags. The address of the `Core` is in the first register.
+    mutating func changeFlag(_ flag: Flags, to value: Bool) {
         let bit = Int32(truncatingIfNeeded: flag.rawValue)
         code.arithmetic(value ? 1 : 4, wide: false, inCore(routines.core.systemFlags), value ? bit : ~bit)
     }

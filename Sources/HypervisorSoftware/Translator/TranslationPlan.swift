@@ -71,6 +71,7 @@ enum TranslationPlan: UInt8 {
         case .crc32: return size != 2 ? .integer : .helper
         case .shld, .shrd: return .integer
         case .bt, .bts, .btr, .btc: return .integer
+        case .cld, .std: return .integer
         case .movFromSegment: return !i.isMemory && i.reg & 7 <= SegmentIndex.gs ? .integer : .helper
         case .push: return size == 8 ? .integer : .helper
         case .pop: return size == 8 && !i.isMemory ? .integer : .helper
@@ -96,10 +97,7 @@ enum TranslationPlan: UInt8 {
     private static func canEncodeHighByte(_ operation: Operation, _ i: DecodedInstruction) -> Bool {
         if i.isMemory { return false }
         switch operation {
-        case .movzx8, .movsx8:
-            guard i.operandSize == 4, case .register(let register) = GuestHome.of(i.reg) else { return false }
-            return register.rawValue < 8
-        case .setcc: return true
+        case .movzx8, .movsx8, .setcc: return true
         case .crc32, .cmpxchg, .xadd: return false
         default: break
         }
