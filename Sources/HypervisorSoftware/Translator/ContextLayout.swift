@@ -85,6 +85,10 @@ enum ContextLayout {
     /// `salt` and `farSalt` of the supervisor, and of the user.
     static let supervisorSalts = 888
     static let userSalts = 904
+    /// The function that finds out where a target of user code is now.
+    static let findTarget = 920
+    /// The host's stack pointer while that runs.
+    static let stackMeanwhile = 928
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

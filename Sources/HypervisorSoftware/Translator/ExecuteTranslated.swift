@@ -25,6 +25,8 @@ extension Core {
                 of: interpretForTranslatedCode, toByteOffset: ContextLayout.interpret, as: InterpretFunction.self)
             unsafe translations.context.storeBytes(
                 of: prepareX87ForTranslatedCode, toByteOffset: ContextLayout.prepareX87, as: PrepareFunction.self)
+            unsafe translations.context.storeBytes(
+                of: findTargetForTranslatedCode, toByteOffset: ContextLayout.findTarget, as: FindFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
             code.translator = Translator(
                 coreOffsets(), size: configuration.translationCache / 2, leavesSystem: configuration.engine == .check)
@@ -386,6 +388,25 @@ extension Core {
             return true
         }
 
+        /// Makes the entry at `place` of the table of jump targets good again if its user code is still where it was. It is about to
+        /// be gone to; what that throws, it throws again.
+        fileprivate mutating func findTarget(_ place: Int) {
+            guard accessSet == .user else { return }
+            let context = unsafe translations.context
+            let entry = ContextLayout.jumpTable + place
+            let hosts = ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
+            // SAFETY: an entry of the table.
+            let linear = unsafe context.load(fromByteOffset: entry + ContextLayout.jumpLinear, as: UInt64.self)
+            let host = unsafe context.load(fromByteOffset: hosts, as: UInt64.self)
+            let address = cr2
+            do throws(Fault) {
+                let frame = try fetchFrame(linear)
+                guard let page = unsafe physical.pointer(frame), UInt64(UInt(bitPattern: page)) == host else { return }
+                let salt = unsafe context.load(fromByteOffset: ContextLayout.salt, as: UInt64.self)
+                unsafe context.storeBytes(of: salt, toByteOffset: entry + ContextLayout.jumpSalt, as: UInt64.self)
+            } catch { cr2 = address }
+        }
+
         /// Runs the instruction in `slot` in the midst of translated code. Returns 1 if that must be left: RIP says where.
         fileprivate mutating func interpretInside(_ slot: UInt32) -> UInt32 {
             counts.helperCalls &+= 1
@@ -431,6 +452,15 @@ extension Core {
                 }
             }
         }
+    }
+
+    private typealias FindFunction = @convention(c) (UnsafeMutableRawPointer, UInt32) -> Void
+
+    /// What translated code calls to find out whether a target of user code is where it was.
+    private let findTargetForTranslatedCode: FindFunction = { context, place in
+        // SAFETY: as below.
+        let core = unsafe context.load(fromByteOffset: ContextLayout.core, as: UnsafeMutablePointer<Core>.self)
+        unsafe core.pointee.findTarget(Int(place))
     }
 
     private typealias InterpretFunction = @convention(c) (UnsafeMutableRawPointer, UInt32) -> UInt32

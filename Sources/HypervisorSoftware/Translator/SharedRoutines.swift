@@ -153,12 +153,34 @@ struct SharedRoutines {
         code.byte(0xc3)
         code.align()
         revalidate = code.position
-        Self.revalidate(&code)
+        let unknown = Self.revalidate(&code)
+        code.align()
+        code.land(unknown)
+        code.pop(.rcx)
+        code.pop(.rax)
+        code.store(.second, .context(ContextLayout.otherTemporary))
+        Self.saveRegisters(&code, core)
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
+        code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
+        // A call that is half done may have put one address on the stack.
+        code.store(.rsp, .context(ContextLayout.stackMeanwhile))
+        code.arithmetic(4, wide: true, .register(.rsp), -16)
+        code.address(.rsp, HostMemory(.rsp, -8))
+        Self.callFunction(&code, ContextLayout.findTarget)
+        code.load(.rsp, .context(ContextLayout.stackMeanwhile))
+        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
+        Self.loadRegisters(&code, core)
+        code.load(.second, .context(ContextLayout.otherTemporary))
+        code.load(.first, .context(ContextLayout.salt))
+        let salt = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpSalt, index: .second)
+        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
+        code.byte(0xc3)
         code.align()
         end = code.position
     }
 
-    private static func revalidate(_ code: inout Assembler) {
+    /// Returns the place of a jump for when the soft TLB does not have the page; RAX and RCX are on the stack there.
+    private static func revalidate(_ code: inout Assembler) -> Int {
         let (rax, rcx) = (HostRegister.rax, HostRegister.rcx)
         let set = AccessSet.user
         func jumpEntry(_ field: Int) -> HostMemory { .context(ContextLayout.jumpTable + field, index: .second) }
@@ -194,10 +216,11 @@ struct SharedRoutines {
         code.load(rax, .context(ContextLayout.salt))
         code.store(rax, jumpEntry(ContextLayout.jumpSalt))
         // None of these jumps is taken where the zero flag is set.
-        for place in [forbidden, otherAccess, unknown, differs] { code.land(place) }
+        for place in [forbidden, otherAccess, differs] { code.land(place) }
         code.pop(rcx)
         code.pop(rax)
         code.byte(0xc3)  // RET
+        return unknown
     }
 
     /// Calls a function of one or two arguments, the first of which is the context, from within a called routine.

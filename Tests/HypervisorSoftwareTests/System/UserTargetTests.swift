@@ -58,6 +58,38 @@ struct UserTargetTests {
         #expect(machine.core.counts.dispatches - before < 10)
     }
 
+    @Test func `code of many pages is found so, too`() throws {
+        let machine = try machine(.translate)
+        // CALL RDX; ADD RDX, 4096; DEC ECX; JNZ to the call; HLT
+        let code: [UInt8] = [0xff, 0xd2, 0x48, 0x81, 0xc2, 0, 0x10, 0, 0, 0xff, 0xc9, 0x75, 0xf3, 0xf4]
+        try machine.write(code, at: SupervisorMachine.data)
+        for page in 0..<Self.functions {
+            try machine.map(4 + page, to: page % 2 == 0 ? 1 : 2, SupervisorMachine.present | SupervisorMachine.user)
+        }
+        var dispatches: UInt64 = 0
+        for round in 1...3 {
+            machine.core.flushTranslations()
+            let before = machine.core.counts.dispatches
+            start(machine)
+            machine.core.general[2] = SupervisorMachine.playground + 0x4000
+            #expect(machine.runToHalt() == Caught(vector: 13, rip: Self.caller + 13))
+            #expect(machine.core.general[0] == UInt64(round * Self.functions / 2 * 17))
+            dispatches = machine.core.counts.dispatches - before
+        }
+        #expect(dispatches < 10)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `code that is gone after CR3 was written faults when it is called`(engine: SoftwareEngine) throws {
+        let machine = try machine(engine)
+        run(machine, expecting: Self.functions)
+        try machine.map(1, to: 1, 0)
+        start(machine)
+        // A fetch by the user.
+        #expect(machine.runToHalt() == Caught(vector: 14, errorCode: 0x14, rip: Self.called))
+        #expect(machine.core.cr2 == Self.called)
+    }
+
     @Test(arguments: SoftwareEngine.allCases)
     func `code that is elsewhere after CR3 was written runs from there`(engine: SoftwareEngine) throws {
         let machine = try machine(engine)
