@@ -14,6 +14,9 @@ from measure_cpu import Native, preparation, result, suite
 BOOT_SECONDS = 400
 JOBS_SECONDS = 600
 SNAPSHOTS = 4
+# Programs must still run when the snapshot that is asked for in their midst is taken.
+FROZEN_SCALE = 4
+COPY_SECONDS = 120
 BLOCKS = 500
 ENGINES = ("interpret", "translate")
 # What runs in both engines side by side; all programs with SMOLVMM_CHECK_ALL=1 in the environment, in some minutes.
@@ -56,13 +59,13 @@ def script(jobs):
     return "; ".join("smolbench " + shlex.join(job.words) for job in jobs)
 
 
-def compare(expected, text, first=0):
-    """Every job from the `first` on must have printed the host's checksum."""
+def compare(expected, text):
+    """Every job must have printed the host's checksum."""
     wrong = []
-    for job in list(expected)[first:]:
+    for job, right in expected.items():
         _, checksum = result(job, text)
-        if checksum != expected[job]:
-            wrong.append(f"{job.name}: {checksum} instead of {expected[job]}")
+        if checksum != right:
+            wrong.append(f"{job.name}: {checksum} instead of {right}")
     require(not wrong, f"the guest's results differ from the host's: {', '.join(wrong)}")
 
 
@@ -81,31 +84,33 @@ def programs_agree(bench):
 
 def frozen_programs_agree(bench):
     """programs frozen in their midst end with the host's results, in the original and in copies that either engine runs"""
-    expected = native_results(bench, 2)
+    expected = native_results(bench, FROZEN_SCALE)
+    jobs = list(expected)
     name = bench.new_name()
-    bundles = []
-    with shell(bench, name, 2, "translate") as guest:
+    frozen = []
+    with shell(bench, name, FROZEN_SCALE, "translate") as guest:
         began = guest.machine.position
-        guest.begin(script(expected))
         for index in range(SNAPSHOTS):
-            # Each time another program runs, as fast or slow as the processor is.
-            guest.machine.expect(rf"^{list(expected)[index * len(expected) // SNAPSHOTS].name} ".encode(), JOBS_SECONDS)
-            time.sleep(0.05)
+            # Each time other programs run, which begin when the bundle before is written.
+            part = jobs[index * len(jobs) // SNAPSHOTS:(index + 1) * len(jobs) // SNAPSHOTS]
+            guest.begin(script(part))
+            guest.machine.expect(rf"^{part[0].name} ".encode(), JOBS_SECONDS)
+            time.sleep(0.02)
             bundle = bench.file(f"computing-{index}.smolmachine")
             bench.run("snapshot", name, "-o", bundle)
-            bundles.append(bundle)
-        guest.end(JOBS_SECONDS)
+            frozen.append((bundle, part, guest.count))
+            guest.end(JOBS_SECONDS)
         text = guest.machine.output[began:].decode(errors="replace")
     compare(expected, text)
-    for index, bundle in enumerate(bundles):
+    for index, (bundle, part, count) in enumerate(frozen):
         with bench.restore(bundle, "--cpu-engine", ENGINES[index % len(ENGINES)]) as machine:
-            copy = Shell(machine, guest.count)
-            copy.end(JOBS_SECONDS)
+            copy = Shell(machine, count)
+            copy.end(COPY_SECONDS)
             text = machine.output.decode(errors="replace")
         # The line at which the machine was frozen may be cut.
-        printed = [index for index, job in enumerate(expected) if re.search(rf"^{job.name} \d", text, re.MULTILINE)]
+        printed = [position for position, job in enumerate(part) if re.search(rf"^{job.name} \d", text, re.MULTILINE)]
         require(printed, f"a copy printed no result:\n{text[-800:]}")
-        compare(expected, text, printed[0])
+        compare({job: expected[job] for job in part[printed[0]:]}, text)
 
 
 def random_blocks_agree(bench):
