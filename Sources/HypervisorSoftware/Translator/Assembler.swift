@@ -16,6 +16,9 @@
     /// The guest's register whose value the first register is known to have; nil from the next instruction on that may change
     /// that register.
     var held: UInt8?
+    /// The place in the context whose value the second register is known to have; nil from the next instruction on that may
+    /// change that register.
+    var reached: Int?
 
     /// - Parameters:
     ///   - buffer: valid for `size` bytes while the assembler is used.
@@ -74,6 +77,19 @@
         unsafe UnsafeMutableRawPointer(buffer + place).storeBytes(of: value, as: Int32.self)
     }
 
+    /// The register with this number may change.
+    @inline(__always)
+    mutating func forget(_ register: UInt8) {
+        if register == HostRegister.first.rawValue { held = nil }
+        if register == HostRegister.second.rawValue { reached = nil }
+    }
+
+    /// Control may come here from elsewhere.
+    mutating func forgetAll() {
+        held = nil
+        reached = nil
+    }
+
     /// An instruction with a ModRM byte.
     /// - Parameters:
     ///   - prefix: 66, F2 or F3, or 0.
@@ -85,14 +101,14 @@
         isByte: Bool = false
     ) {
         if prefix != 0 { byte(prefix) }
-        if reg == HostRegister.first.rawValue { held = nil }
+        forget(reg)
         var rex: UInt8 = wide ? 0x48 : 0x40
         rex |= reg >> 1 & 4
         var forced = isByte && reg & 0xfc == 4
         switch rm {
         case .number(let number):
             rex |= number >> 3 & 1
-            if number == HostRegister.first.rawValue { held = nil }
+            forget(number)
             if isByte, number & 0xfc == 4 { forced = true }
         case .memory(let memory):
             if let base = memory.base { rex |= base.rawValue >> 3 }
@@ -159,7 +175,7 @@
 
     /// RORX of 32 bits (BMI2): `to` becomes `from`, rotated right by `count`; the flags stay.
     mutating func rotate(_ to: HostRegister, _ from: HostRegister, right count: UInt8) {
-        if to == .first { held = nil }
+        forget(to.rawValue)
         byte(0xc4)
         byte((to.rawValue < 8 ? 0x80 : 0) | 0x40 | (from.rawValue < 8 ? 0x20 : 0) | 3)
         byte(0x7b)
@@ -190,7 +206,7 @@
 
     /// A register becomes `value`, in the shortest form that leaves the flags alone.
     mutating func moveImmediate(_ to: HostRegister, _ value: UInt64) {
-        if to == .first { held = nil }
+        forget(to.rawValue)
         if value <= UInt64(UInt32.max) {
             if to.rawValue >= 8 { byte(0x41) }
             byte(0xb8 | to.rawValue & 7)
@@ -236,7 +252,7 @@
     /// The same for a call.
     @discardableResult
     mutating func call(_ target: Int = 0) -> Int {
-        held = nil
+        forgetAll()
         byte(0xe8)
         return relative(target)
     }

@@ -8,11 +8,10 @@
 struct BlockTranslator: ~Copyable {
     /// Code beside the straight path.
     enum Aside {
-        /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`, where the first register holds a
-        /// value of the guest's.
-        case interpret(resume: Int, held: UInt8?)
+        /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
+        case interpret(resume: Resumption)
         /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
-        case interpretX87(resume: Int, held: UInt8?)
+        case interpretX87(resume: Resumption)
         /// Translated code ends before the instruction in `slot`; `count` instructions are charged to the time slice.
         case leave(count: Int32)
         /// Leaves for `target`, an offset from the page base; `site` is the place of a jump that can be linked to it, or 0.
@@ -35,6 +34,15 @@ struct BlockTranslator: ~Copyable {
         case endStreams
         /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
         case load(allowed: Int, routine: Int, resume: Int, count: Int32)
+    }
+
+    /// A place of the straight path, and what is expected of the free registers there.
+    struct Resumption {
+        var place: Int
+        /// The guest's register whose value the first one has.
+        var held: UInt8?
+        /// The place in the context whose value the second one has.
+        var reached: Int?
     }
 
     private struct Branch {
@@ -98,6 +106,10 @@ struct BlockTranslator: ~Copyable {
     private(set) var stackWay = AccessWay.alone
     /// It changes a register that the flags would follow from, and they are needed after it.
     private(set) var losesFlags = false
+    /// Whether the next instruction moves the stack pointer as well, and needs to know it for nothing else.
+    private(set) var movesStackNext = false
+    /// What the stack pointer must still be moved by.
+    var stackMoved: Int32 = 0
 
     /// The guest's register in the context whose value the first register has, too.
     var held: UInt8? {
@@ -199,6 +211,17 @@ struct BlockTranslator: ~Copyable {
             return groups.stack(position).map { .group($0) } ?? .alone
         }
 
+        /// Whether the instruction at `position`, which is `i`, is a PUSH or POP that finds its memory without the stack pointer.
+        func onlyMovesStack(_ position: Int, _ i: DecodedInstruction) -> Bool {
+            guard plans[position] == .integer, !i.isMemory, case .group(let member) = stack(position), !member.isFirst
+            else { return false }
+            switch Operation(rawValue: i.operation) {
+            case .push: return i.shape == Form.immediate.rawValue || i.rm != RegisterIndex.rsp
+            case .pop: return i.rm != RegisterIndex.rsp
+            default: return false
+            }
+        }
+
         /// Whether the instruction at `position`, which is `i`, accesses memory, and all of it is reachable by then.
         private func isReachable(_ position: Int, _ i: DecodedInstruction) -> Bool {
             let hasStack = BlockTranslator.stackAccess(i, plans[position]) != nil
@@ -246,7 +269,7 @@ struct BlockTranslator: ~Copyable {
         _ run: borrowing Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         x87PageNoted = false
-        held = nil
+        code.forgetAll()
         self.run = run.firstSlot
         var open = true
         for position in 0..<run.total where open {
@@ -257,6 +280,8 @@ struct BlockTranslator: ~Copyable {
             misses.removeAll(keepingCapacity: true)
             operandWay = run.operand(position)
             stackWay = run.stack(position)
+            movesStackNext =
+                position + 1 < run.total && run.onlyMovesStack(position + 1, instruction(slot + 1))
             let source = flags.replay?.registers ?? 0
             let changesSource = source != 0 && RegisterUse.written(i, plan) & source != 0
             let use = plan.flagUse(i)
@@ -291,10 +316,9 @@ struct BlockTranslator: ~Copyable {
             }
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
-                let resume = code.position
-                let aside =
-                    i.usesX87 ? Aside.interpretX87(resume: resume, held: held) : .interpret(resume: resume, held: held)
-                append(miss.place, miss.state, aside)
+                let resume = Resumption(place: code.position, held: held, reached: code.reached)
+                append(
+                    miss.place, miss.state, i.usesX87 ? .interpretX87(resume: resume) : .interpret(resume: resume))
             }
         }
         if open {
@@ -433,9 +457,9 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .interpret, .interpretX87: break
+        case .branch, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
         // The straight path may be come back to from there.
-        default: held = nil
+        default: code.forgetAll()
         }
         asides.append(Branch(place: place, run: run, slot: slot, state: state, values: values, aside: aside))
     }
@@ -447,21 +471,21 @@ struct BlockTranslator: ~Copyable {
         slot = branch.slot
         state = branch.state
         values = branch.values
-        held = nil
+        code.forgetAll()
     }
 
     private mutating func translateAside(_ aside: Aside) {
         saveFlags()
         switch aside {
-        case .interpret(let resume, let held):
+        case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
-            goOn(at: resume, holding: held)
-        case .interpretX87(let resume, let held):
+            goOn(at: resume)
+        case .interpretX87(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpretX87)
             code.call(routines.loadX87)
-            goOn(at: resume, holding: held)
+            goOn(at: resume)
         case .leave(let count):
             if count > 0 { charge(count) }
             code.moveImmediate(.second, UInt64(slot))
@@ -494,10 +518,11 @@ struct BlockTranslator: ~Copyable {
         }
     }
 
-    /// Goes back to the straight path, where the first register has the value of the guest's register `held`.
-    private mutating func goOn(at resume: Int, holding held: UInt8?) {
-        if let held, case .slot(let place) = GuestHome.of(held) { code.load(.first, .context(place)) }
-        code.jump(resume)
+    /// Goes back to the straight path.
+    private mutating func goOn(at resume: Resumption) {
+        if let held = resume.held, case .slot(let place) = GuestHome.of(held) { code.load(.first, .context(place)) }
+        if let place = resume.reached { code.load(.second, .context(place)) }
+        code.jump(resume.place)
     }
 
     /// The block ends, and control goes to `target`, an offset from the page base.

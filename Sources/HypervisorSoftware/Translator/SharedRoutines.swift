@@ -303,7 +303,7 @@ extension Assembler {
     }
 
     mutating func pop(_ register: HostRegister) {
-        if register == .first { held = nil }
+        forget(register.rawValue)
         if register.rawValue >= 8 { byte(0x41) }
         byte(0x58 | register.rawValue & 7)
     }

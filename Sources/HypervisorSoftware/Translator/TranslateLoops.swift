@@ -122,7 +122,7 @@ extension BlockTranslator {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         let times = ContextLayout.otherTemporary
         var isLimited = false
-        held = nil
+        code.forgetAll()
         for (number, stream) in streams.enumerated() {
             let place = AccessStreams.place(number)
             makeOffset(stream.address, .second, spare: .first)
@@ -217,17 +217,17 @@ extension BlockTranslator {
     mutating func reachMoving(_ place: Int, _ address: GuestAddress) -> HostMemory {
         switch (home(address.base, apartFrom: .second), home(address.index, apartFrom: .second)) {
         case (.register(.first), nil):
-            code.load(.second, .context(place))
+            loadSecond(place)
             code.address(.second, HostMemory(.second, index: .first))
             return HostMemory(.second, address.displacement)
         case (.register(let base), nil):
-            code.load(.second, .context(place))
+            loadSecond(place)
             return HostMemory(base, index: .second, address.displacement)
         case (nil, .register(let index)) where index != .first:
-            code.load(.second, .context(place))
+            loadSecond(place)
             return HostMemory(.second, index: index, scale: address.scale, address.displacement)
         case (.register(let base), .register(let index)) where index != .first:
-            code.load(.second, .context(place))
+            loadSecond(place)
             code.address(.second, HostMemory(.second, index: base))
             return HostMemory(.second, index: index, scale: address.scale, address.displacement)
         case (.slot(let base), let index) where index == nil || index?.register != nil && index?.register != .first:

@@ -121,17 +121,25 @@ extension BlockTranslator {
                 let missed = lookUpPage(size: member.span, member.use, aligned: false)
                 aside(missed, .tail(count: count - 1))
                 code.store(.second, .context(place))
+                code.reached = place
             } else {
-                code.load(.second, .context(place))
+                loadSecond(place)
             }
             memory = HostMemory(.second, member.offset)
         case .stream(.fixed(let place, let offset)):
-            code.load(.second, .context(place))
+            loadSecond(place)
             memory = HostMemory(.second, offset)
         case .stream(.moving(let place)): memory = reachMoving(place, address)
         }
         keepFlags()
         return memory
+    }
+
+    /// The second register becomes what is at `place` of the context, where group or stream is.
+    mutating func loadSecond(_ place: Int) {
+        guard code.reached != place else { return }
+        code.load(.second, .context(place))
+        code.reached = place
     }
 
     /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in `target`. The host's flags stay.

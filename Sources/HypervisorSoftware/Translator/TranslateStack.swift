@@ -21,7 +21,7 @@ extension BlockTranslator {
         } else {
             code.store(HostRegister(rawValue: begin(i.rm, .first)) ?? .first, top)
         }
-        code.address(stackPointer, HostMemory(stackPointer, -8))
+        moveStack(by: -8)
     }
 
     mutating func pop(_ i: DecodedInstruction) {
@@ -33,7 +33,15 @@ extension BlockTranslator {
         }
         code.load(host, top)
         end(i.rm, .first)
-        code.address(stackPointer, HostMemory(stackPointer, 8))
+        moveStack(by: 8)
+    }
+
+    /// Moves the stack pointer, once for all of several instructions that do nothing else with it.
+    private mutating func moveStack(by distance: Int32) {
+        stackMoved += distance
+        guard !movesStackNext else { return }
+        code.address(stackPointer, HostMemory(stackPointer, stackMoved))
+        stackMoved = 0
     }
 
     mutating func leaveFrame() {
