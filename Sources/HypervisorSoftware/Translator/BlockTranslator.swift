@@ -8,6 +8,9 @@
 struct BlockTranslator: ~Copyable {
     /// Code beside the straight path.
     enum Aside {
+        /// The instruction reads what has not been reached. If that lies in two pages, `routine` brings it together, and the code
+        /// goes on at `resume`; else it does as with `otherwise`.
+        indirect case read(_ routine: Int, resume: Int, otherwise: Aside)
         /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
         case interpret(resume: Resumption)
         /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
@@ -99,8 +102,14 @@ struct BlockTranslator: ~Copyable {
     private(set) var run: UInt32 = 0
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
-    /// The jumps of this instruction that lead to `.interpret`, and where the flags are there.
-    private var misses: [(place: Int, state: BlockState)] = []
+    /// A jump of this instruction that leads to `.interpret`.
+    private struct Miss {
+        var place: Int
+        var state: BlockState
+        /// What may help before, and where the code goes on then.
+        var crossing: (routine: Int, resume: Int)?
+    }
+    private var misses: [Miss] = []
     /// How its accesses find their memory.
     private(set) var operandWay = AccessWay.alone
     private(set) var stackWay = AccessWay.alone
@@ -317,8 +326,10 @@ struct BlockTranslator: ~Copyable {
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
                 let resume = Resumption(place: code.position, held: held, reached: code.reached)
+                let aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
                 append(
-                    miss.place, miss.state, i.usesX87 ? .interpretX87(resume: resume) : .interpret(resume: resume))
+                    miss.place, miss.state,
+                    miss.crossing.map { .read($0.routine, resume: $0.resume, otherwise: aside) } ?? aside)
             }
         }
         if open {
@@ -438,7 +449,13 @@ struct BlockTranslator: ~Copyable {
     // MARK: Leaving the straight path
 
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
-    mutating func interpretAside(_ place: Int) { misses.append((place, state)) }
+    mutating func interpretAside(_ place: Int) { misses.append(Miss(place: place, state: state)) }
+
+    /// The same from a look into the soft TLB for a read of `size` bytes, behind which the code is now.
+    mutating func readAside(_ place: Int, size: Int32) {
+        let routine = routines.crossingReads.routine(set, size: size)
+        misses.append(Miss(place: place, state: state, crossing: routine.map { ($0, code.position) }))
+    }
 
     /// A jump out of the block before this instruction.
     mutating func leaveAside(_ place: Int, charging: Bool) {
@@ -457,7 +474,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
+        case .branch, .read, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
@@ -475,8 +492,14 @@ struct BlockTranslator: ~Copyable {
     }
 
     private mutating func translateAside(_ aside: Aside) {
+        if case .read(let routine, let resume, let otherwise) = aside {
+            code.call(routine)
+            code.jump(if: HostCondition.equal, resume)
+            return translateAside(otherwise)
+        }
         saveFlags()
         switch aside {
+        case .read: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)

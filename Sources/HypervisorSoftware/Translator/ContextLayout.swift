@@ -89,6 +89,8 @@ enum ContextLayout {
     static let findTarget = 920
     /// The host's stack pointer while that runs.
     static let stackMeanwhile = 928
+    /// The end of a page and the beginning of the next, 16 bytes of each, for a read that lies in both (`CrossingReads`).
+    static let crossingRead = 936
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

@@ -24,6 +24,7 @@ struct SharedRoutines {
     /// Called: finds out whether the entry of user code in the table of jump targets whose place is in the second register holds
     /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
     let revalidate: Int
+    let crossingReads: CrossingReads
     /// Where blocks may begin.
     let end: Int
 
@@ -128,28 +129,21 @@ struct SharedRoutines {
 
         interpretX87 = code.position
         Self.ifLoaded(&code, ContextLayout.x87Loaded) { $0.call(saveX87) }
+        let vectors = (save: saveVectors, load: loadVectors)
         interpret = code.position
-        Self.saveRegisters(&code, core)
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
-        code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
-        Self.callFunction(&code, ContextLayout.interpret)
-        code.instruction(wide: false, 0x85, reg: 0, rm: .register(.rax))  // TEST
-        code.jump(if: HostCondition.notEqual, leave)
-        let load = loadVectors
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
-        Self.loadRegisters(&code, core)
+        Self.callFunction(&code, core, ContextLayout.interpret, vectors) {
+            $0.instruction(wide: false, 0x85, reg: 0, rm: .register(.rax))  // TEST
+            $0.jump(if: HostCondition.notEqual, leave)
+        }
         code.loadFlags()
         code.byte(0xc3)
         code.align()
 
         loadX87 = code.position
-        Self.saveRegisters(&code, core)
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
-        Self.callFunction(&code, ContextLayout.prepareX87)
-        code.instruction(wide: true, .map0F, 0xae, reg: 1, rm: .context(ContextLayout.x87Image))  // FXRSTOR
-        Self.set(&code, ContextLayout.x87Loaded, 1)
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
-        Self.loadRegisters(&code, core)
+        Self.callFunction(&code, core, ContextLayout.prepareX87, vectors) {
+            $0.instruction(wide: true, .map0F, 0xae, reg: 1, rm: .context(ContextLayout.x87Image))  // FXRSTOR
+            Self.set(&$0, ContextLayout.x87Loaded, 1)
+        }
         code.byte(0xc3)
         code.align()
         revalidate = code.position
@@ -159,22 +153,13 @@ struct SharedRoutines {
         code.pop(.rcx)
         code.pop(.rax)
         code.store(.second, .context(ContextLayout.otherTemporary))
-        Self.saveRegisters(&code, core)
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(saveVectors) }
-        code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
-        // A call that is half done may have put one address on the stack.
-        code.store(.rsp, .context(ContextLayout.stackMeanwhile))
-        code.arithmetic(4, wide: true, .register(.rsp), -16)
-        code.address(.rsp, HostMemory(.rsp, -8))
-        Self.callFunction(&code, ContextLayout.findTarget)
-        code.load(.rsp, .context(ContextLayout.stackMeanwhile))
-        Self.ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(load) }
-        Self.loadRegisters(&code, core)
+        Self.callFunction(&code, core, ContextLayout.findTarget, vectors)
         code.load(.second, .context(ContextLayout.otherTemporary))
         code.load(.first, .context(ContextLayout.salt))
         let salt = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpSalt, index: .second)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
         code.byte(0xc3)
+        crossingReads = CrossingReads(&code)
         code.align()
         end = code.position
     }
@@ -223,12 +208,24 @@ struct SharedRoutines {
         return unknown
     }
 
-    /// Calls a function of one or two arguments, the first of which is the context, from within a called routine.
-    private static func callFunction(_ code: inout Assembler, _ function: Int) {
+    /// Calls the C function at a place of the context, with the context and the second register for arguments. The guest's
+    /// registers are in the core before, and in the host's again after; `afterwards` is written in between.
+    private static func callFunction(
+        _ code: inout Assembler, _ core: CoreOffsets, _ function: Int, _ vectors: (save: Int, load: Int),
+        _ afterwards: (inout Assembler) -> Void = { _ in }
+    ) {
+        saveRegisters(&code, core)
+        ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(vectors.save) }
         code.address(.rdi, HostMemory(.context, Int32(-ContextLayout.bias)))
-        code.address(.rsp, HostMemory(.rsp, -8))
+        code.instruction(wide: false, 0x8b, reg: HostRegister.rsi.rawValue, rm: .register(.second))
+        // A call of the guest's that is half done may have put one address on the stack.
+        code.store(.rsp, .context(ContextLayout.stackMeanwhile))
+        code.arithmetic(4, wide: true, .register(.rsp), -16)
         code.instruction(wide: false, 0xff, reg: 2, rm: .context(function))  // CALL
-        code.address(.rsp, HostMemory(.rsp, 8))
+        code.load(.rsp, .context(ContextLayout.stackMeanwhile))
+        afterwards(&code)
+        ifLoaded(&code, ContextLayout.vectorLoaded) { $0.call(vectors.load) }
+        loadRegisters(&code, core)
     }
 
     /// Stores a byte of the context.

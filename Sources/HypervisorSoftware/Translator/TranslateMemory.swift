@@ -91,7 +91,8 @@ extension BlockTranslator {
         if let known = reach(operandWay, GuestAddress(i)) { return known }
         giveUpHostFlags()
         makeAddress(i, .second)
-        interpretAside(lookUpPage(size: size, use, aligned: aligned))
+        let missed = lookUpPage(size: size, use, aligned: aligned)
+        if use == .read, !aligned { readAside(missed, size: size) } else { interpretAside(missed) }
         keepFlags()
         return HostMemory(.second)
     }
