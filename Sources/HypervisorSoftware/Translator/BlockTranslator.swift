@@ -139,9 +139,6 @@ struct BlockTranslator: ~Copyable {
         get { state.x87Loaded }
         set { state.x87Loaded = newValue }
     }
-    /// The block has noted the page of the x87 unit's last instruction.
-    var x87PageNoted = false
-
     init(
         _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Range<Int>,
         leavesSystem: Bool, neighbours: Neighbours?
@@ -277,7 +274,6 @@ struct BlockTranslator: ~Copyable {
     private mutating func translateStraight(
         _ run: borrowing Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
-        x87PageNoted = false
         code.forgetAll()
         self.run = run.firstSlot
         var open = true
@@ -298,12 +294,12 @@ struct BlockTranslator: ~Copyable {
                 changesSource && !run.live[position].subtracting(use.replaces).isEmpty && !steps(i, plan)
             if losesFlags, !plan.canStop(i) { keepFlags() }
             if plan == .system || plan == .systemHelper { values = nil } else { values?.note(i, plan) }
+            if plan == .system || plan == .interruptReturn { storeX87Record() }
             switch plan {
             case .nothing: break
             case .integer: translateInteger(i, run.live[position])
             case .vector: translateVector(i)
-            case .x87:
-                translateX87(i, next: position + 1 < run.total ? instruction(slot + 1) : nil)
+            case .x87: translateX87(i)
             case .string: translateString(i)
             case .helper: callInterpreter(i)
             case .system:
@@ -347,6 +343,7 @@ struct BlockTranslator: ~Copyable {
     /// The interpreter runs `i`.
     mutating func callInterpreter(_ i: DecodedInstruction) {
         saveFlags()
+        storeX87Record()
         code.moveImmediate(.second, UInt64(slot))
         code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
         if i.usesX87 { x87Loaded = false }
@@ -498,6 +495,7 @@ struct BlockTranslator: ~Copyable {
             return translateAside(otherwise)
         }
         saveFlags()
+        storeX87Record()
         switch aside {
         case .read: break
         case .interpret(let resume):
@@ -560,6 +558,7 @@ struct BlockTranslator: ~Copyable {
 
     /// The same where the next block shall have its own code.
     mutating func endBlock(_ target: UInt64, count: Int32) {
+        storeX87Record()
         chargeOrLeave(for: target, count: count)
         goOn(target)
     }

@@ -22,10 +22,16 @@ struct BlockState {
     var vectorsLoaded = false
     /// The block has made sure that the x87 unit is in the host's.
     var x87Loaded = false
+    /// The context has the page of the x87 unit's last instruction, because it is the block's.
+    var x87PageNoted = false
+    /// What the context should have of that instruction besides, and has not.
+    var x87Record: Int32?
 
     /// Whether code that begins like this may be entered when things are as in `other`.
     func isMet(by other: BlockState) -> Bool {
-        guard other.vectorsLoaded || !vectorsLoaded, other.x87Loaded || !x87Loaded else { return false }
+        guard other.vectorsLoaded || !vectorsLoaded, other.x87Loaded || !x87Loaded,
+            other.x87PageNoted || !x87PageNoted, other.x87Record == x87Record
+        else { return false }
         if flags.inContext { return other.flags.inContext }
         guard let replay = flags.replay, let another = other.flags.replay else { return false }
         return replay.isSame(as: another)

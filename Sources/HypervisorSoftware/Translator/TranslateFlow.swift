@@ -14,6 +14,7 @@ extension BlockTranslator {
 
     /// Translates a jump, call or return that comes after `previous`. Returns whether the block goes on behind it.
     mutating func translateFlow(_ i: DecodedInstruction, after previous: DecodedInstruction?) -> Bool {
+        if !i.handler.isConditionalJump, i.handler != .jmp { storeX87Record() }
         switch i.handler {
         case .jmp: edge(i.immediate, count: count)
         case .call: call(i)

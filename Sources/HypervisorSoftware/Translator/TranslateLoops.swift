@@ -36,6 +36,7 @@ extension BlockTranslator {
         flags.inHost = false
         if loop == nil { loop = Loop(state: state) }
         let isMet = loop?.state.isMet(by: state) == true
+        if !isMet { storeX87Record() }
         if streams != nil, isMet {
             code.arithmetic(5, wide: false, .context(ContextLayout.budget), count)
             aside(code.jump(if: HostCondition.negative), .endStreams)

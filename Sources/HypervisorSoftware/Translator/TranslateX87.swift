@@ -2,10 +2,10 @@
 // x87 instructions as themselves, on the guest's x87 unit in the host's. Intel SDM volume 1, chapter 8.
 
 extension BlockTranslator {
-    /// Translates an x87 instruction, of which `next` is the one behind it in the block.
+    /// Translates an x87 instruction.
     ///
     /// All exceptions are masked while the guest's unit is in the host's, so none of them faults.
-    mutating func translateX87(_ i: DecodedInstruction, next: DecodedInstruction?) {
+    mutating func translateX87(_ i: DecodedInstruction) {
         guard let operation = X87Operation(rawValue: i.operation) else { return }
         loadX87()
         if operation == .wait { return }
@@ -28,7 +28,7 @@ extension BlockTranslator {
                 flags = FlagState(inHost: true, inContext: false)
             }
         }
-        if operation.isRecorded { record(i, next: next) }
+        if operation.isRecorded { record(i) }
     }
 
     /// Bytes of the memory operand.
@@ -51,27 +51,29 @@ extension BlockTranslator {
         code.instruction(wide: false, 0xd9, reg: 5, rm: .context(ContextLayout.temporary))
     }
 
-    /// Notes `i` as the last instruction of the unit, unless the one behind it does so before anybody sees it.
-    private mutating func record(_ i: DecodedInstruction, next: DecodedInstruction?) {
-        if !x87PageNoted {
+    /// Notes `i` as the last instruction of the unit: in the context once somebody can see it.
+    private mutating func record(_ i: DecodedInstruction) {
+        if !state.x87PageNoted {
             code.load(.first, .context(ContextLayout.pageBase))
             code.store(.first, .context(ContextLayout.x87Page))
-            x87PageNoted = true
+            state.x87PageNoted = true
         }
-        if let next, next.handler == .x87, !next.isMemory, TranslationPlan.of(next) == .x87,
-            X87Operation(rawValue: next.operation)?.isRecorded == true
-        {
-            return
-        }
+        state.x87Record = Int32(i.pageOffset) | Int32(truncatingIfNeeded: i.immediate & 0x7ff) << 16
+    }
+
+    /// To be called where somebody can see the last instruction of the x87 unit. Changes no flag.
+    mutating func storeX87Record() {
+        guard let record = state.x87Record else { return }
         code.instruction(wide: false, 0xc7, reg: 0, rm: .context(ContextLayout.x87Recorded))
-        code.doubleWord(Int32(i.pageOffset) | Int32(truncatingIfNeeded: i.immediate & 0x7ff) << 16)
+        code.doubleWord(record)
+        state.x87Record = nil
     }
 
     /// Makes sure, once in a block, that the guest's x87 unit is in the host's.
     mutating func loadX87() {
         guard !x87Loaded else { return }
         x87Loaded = true
-        x87PageNoted = false
+        state.x87PageNoted = false
         load(ContextLayout.x87Loaded, allowed: ContextLayout.x87Allowed, routines.loadX87)
     }
 }
