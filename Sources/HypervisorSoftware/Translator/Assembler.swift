@@ -90,6 +90,14 @@
         reached = nil
     }
 
+    /// Writes what changes neither of the two registers.
+    mutating func keeping(_ write: (inout Assembler) -> Void) {
+        let (held, reached) = (held, reached)
+        write(&self)
+        self.held = held
+        self.reached = reached
+    }
+
     /// An instruction with a ModRM byte.
     /// - Parameters:
     ///   - prefix: 66, F2 or F3, or 0.
@@ -196,7 +204,7 @@
     }
 
     mutating func store(_ from: HostRegister, _ to: HostMemory) {
-        instruction(wide: true, 0x89, reg: from.rawValue, rm: .memory(to))
+        keeping { $0.instruction(wide: true, 0x89, reg: from.rawValue, rm: .memory(to)) }
     }
 
     /// LEA of 64 bits.

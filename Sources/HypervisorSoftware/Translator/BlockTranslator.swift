@@ -412,11 +412,12 @@ struct BlockTranslator: ~Copyable {
     mutating func saveFlags() {
         guard !flags.inContext else { return }
         restoreFlags()
-        code.move(.first, .rax)
+        let spare = held == nil ? HostRegister.first : .second
+        code.move(spare, .rax)
         code.byte(0x9f)  // LAHF
         code.instruction(wide: false, .map0F, 0x90, reg: 0, rm: .register(.rax))  // SETO AL
         code.instruction(prefix: 0x66, wide: false, 0x89, reg: 0, rm: .context(ContextLayout.flags))
-        code.move(.rax, .first)
+        code.move(.rax, spare)
         flags.inContext = true
     }
 

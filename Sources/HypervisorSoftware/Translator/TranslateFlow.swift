@@ -271,12 +271,9 @@ extension BlockTranslator {
 
     private mutating func lookUp(missing: Aside, toUser: Bool) {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        code.instruction(wide: false, 0x69, reg: second, rm: .number(first))  // IMUL
-        code.doubleWord(Int32(bitPattern: JumpTable.multiplier))
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .number(second))  // SHR
-        code.byte(UInt8(32 - ContextLayout.jumpIndexBits))
-        code.instruction(wide: false, 0xc1, reg: 4, rm: .number(second))  // SHL
-        code.byte(UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount))
+        let shifted = HostMemory(nil, index: .first, scale: JumpTable.indexShift)
+        code.instruction(wide: false, 0x8d, reg: second, rm: .memory(shifted))  // LEA
+        code.arithmetic(4, wide: false, .number(second), JumpTable.indexMask)
         code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpLinear)))
         aside(code.jump(if: HostCondition.notEqual), missing)
         code.load(.first, .context(ContextLayout.salt))

@@ -100,7 +100,10 @@ extension BlockTranslator {
         switch GuestHome.of(register) {
         case .register(let host): return host.rawValue
         case .slot(let place):
-            if reads, scratch != .first || held != register { code.load(scratch, .context(place)) }
+            if reads, scratch != .first || held != register {
+                code.load(scratch, .context(place))
+                if scratch == .first { held = register }
+            }
             return scratch.rawValue
         }
     }
@@ -117,6 +120,13 @@ extension BlockTranslator {
         }
     }
 
+    /// Writes an instruction that does not change the first register.
+    private mutating func keepingHeld(_ write: (inout BlockTranslator) -> Void) {
+        let held = held
+        write(&self)
+        self.held = held
+    }
+
     // MARK: Register forms
 
     mutating func registerForm(_ operation: Operation, _ i: DecodedInstruction) {
@@ -124,7 +134,22 @@ extension BlockTranslator {
         let isHigh = (i.reg | i.rm) & RegisterIndex.highByte != 0
         let number = UInt8(truncatingIfNeeded: operation.rawValue)
         switch operation {
-        case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp:
+        case .cmp, .test:
+            let destination = i.shape == Form.regRM.rawValue ? i.reg : i.rm
+            let host = begin(destination, .first)
+            keepingHeld { block in
+                switch (operation, Form(rawValue: i.shape)) {
+                case (.cmp, .rmReg), (.cmp, .regRM):
+                    let other = i.shape == Form.regRM.rawValue ? i.rm : i.reg
+                    block.sized(0x3a, size, reg: host, rm: block.source(other), isHigh: isHigh)
+                case (.cmp, _): block.arithmeticImmediate(number, i, .number(host), isHigh: isHigh)
+                case (_, .rmReg): block.sized(0x84, size, reg: host, rm: block.source(i.reg), isHigh: isHigh)
+                default:
+                    block.sized(0xf6, size, reg: 0, rm: .number(host), isHigh: isHigh)
+                    block.immediate(i.immediate, size)
+                }
+            }
+        case .add, .or, .adc, .sbb, .and, .sub, .xor:
             let toReg = i.shape == Form.regRM.rawValue
             let destination = toReg ? i.reg : i.rm
             let host = begin(destination, .first)
@@ -133,14 +158,7 @@ extension BlockTranslator {
             } else {
                 arithmeticImmediate(number, i, .number(host), isHigh: isHigh)
             }
-            if operation != .cmp { end(destination, .first) }
-        case .test:
-            if i.shape == Form.rmReg.rawValue {
-                sized(0x84, size, reg: begin(i.reg, .first), rm: source(i.rm), isHigh: isHigh)
-            } else {
-                sized(0xf6, size, reg: 0, rm: source(i.rm), isHigh: isHigh)
-                immediate(i.immediate, size)
-            }
+            end(destination, .first)
         case .mov: move(i, isHigh: isHigh)
         case .rol, .ror, .rcl, .rcr, .shl, .shr, .sal, .sar:
             let host = begin(i.rm, .first)
@@ -257,7 +275,9 @@ extension BlockTranslator {
         switch operation {
         case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp:
             switch Form(rawValue: i.shape) {
-            case .rmReg: sized(number * 8, size, reg: begin(i.reg, .first), rm: rm)
+            case .rmReg:
+                let host = begin(i.reg, .first)
+                keepingHeld { $0.sized(number * 8, size, reg: host, rm: rm) }
             case .regRM:
                 let host = begin(i.reg, .first)
                 sized(number * 8 + 2, size, reg: host, rm: rm)
@@ -273,7 +293,9 @@ extension BlockTranslator {
             }
         case .mov:
             switch Form(rawValue: i.shape) {
-            case .rmReg: sized(0x88, size, reg: begin(i.reg, .first), rm: rm)
+            case .rmReg:
+                let host = begin(i.reg, .first)
+                keepingHeld { $0.sized(0x88, size, reg: host, rm: rm) }
             case .regRM:
                 let host = begin(i.reg, .first, reads: size < 4)
                 sized(0x8a, size, reg: host, rm: rm)

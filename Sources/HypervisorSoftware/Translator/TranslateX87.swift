@@ -12,6 +12,7 @@ extension BlockTranslator {
         let opcode = 0xd8 | UInt8(truncatingIfNeeded: i.immediate >> 8 & 7)
         let modRM = UInt8(truncatingIfNeeded: i.immediate)
         if i.isMemory {
+            if operation == .loadControl { giveUpHostFlags() }
             let memory = access(i, size: Self.x87Size(i), operation.storesToMemory ? .write : .read)
             if operation == .loadControl { return loadControl(memory) }
             code.instruction(wide: false, opcode, reg: modRM >> 3 & 7, rm: .memory(memory))
@@ -40,7 +41,6 @@ extension BlockTranslator {
     /// FLDCW: the interpreter takes a control word that does not mask all exceptions.
     private mutating func loadControl(_ memory: HostMemory) {
         leaveInstead(charging: true)
-        giveUpHostFlags()
         let masks = Int32(X87Status.exceptions.rawValue)
         let first = HostRegister.first.rawValue
         code.instruction(wide: false, .map0F, 0xb7, reg: first, rm: .memory(memory))  // MOVZX

@@ -262,11 +262,15 @@ struct EngineCounts {
 
 /// The table in the context that leads from linear addresses to code.
 enum JumpTable {
-    static let multiplier: UInt32 = 0x9e37_79b1
+    /// The bits of an address that say which entry it has are those from this one on: few addresses that are jumped to lie
+    /// closer together.
+    private static let lowestBit = 3
+    /// The byte offset in the table of an entry is an address shifted left by this and masked with `indexMask`.
+    static let indexShift = UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount - lowestBit)
+    static let indexMask = Int32(((1 << ContextLayout.jumpIndexBits) - 1) * ContextLayout.jumpEntrySize)
 
     /// The byte offset in the table of the entry for `linear`.
     static func offset(_ linear: UInt64) -> Int {
-        let mixed = UInt32(truncatingIfNeeded: linear) &* multiplier
-        return Int(mixed >> UInt32(32 - ContextLayout.jumpIndexBits)) * ContextLayout.jumpEntrySize
+        Int(Int32(truncatingIfNeeded: linear << UInt64(indexShift)) & indexMask)
     }
 }
