@@ -92,7 +92,7 @@ public protocol MemoryObserver: AnyObject {
     private static func map(
         _ start: GuestPhysicalAddress, _ size: UInt64, writable: Bool
     ) throws(GuestMemoryError) -> Region {
-        guard let host = unsafe chost_map_anonymous(Int(size)) else {
+        guard let host = unsafe chost_map_anonymous(Int(size), Int(size)) else {
             throw .allocationFailed(bytes: size, errno: errno)
         }
         return unsafe Region(start: start, size: size, isWritable: writable, host: host)

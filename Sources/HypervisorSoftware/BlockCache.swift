@@ -29,11 +29,49 @@ struct BlockHeader {
     }
 }
 
+/// The blocks of a machine by their physical addresses.
+@safe struct BlockIndex {
+    private static let size = 1 << 18
+
+    let slots: BlockSlots
+    /// The first block with each hash, or 0.
+    let heads: UnsafeMutablePointer<UInt32>
+
+    init(_ slots: BlockSlots) {
+        self.slots = slots
+        unsafe heads = .allocate(capacity: Self.size)
+        // SAFETY: it has as many elements as initialised here.
+        unsafe heads.initialize(repeating: 0, count: Self.size)
+    }
+
+    func deallocate() { unsafe heads.deallocate() }
+
+    func clear() {
+        // SAFETY: it has as many elements.
+        unsafe heads.update(repeating: 0, count: Self.size)
+    }
+
+    static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
+        let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
+        return Int(truncatingIfNeeded: mixed >> 44) & (size - 1)
+    }
+
+    /// The valid block at `physical` for `mode` and `set`.
+    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
+        var slot = unsafe heads[Self.hash(physical, mode)]
+        while slot != 0 {
+            let header = unsafe slots.header(slot)
+            if unsafe header.pointee.isBlock(at: physical, mode, set) { return slot }
+            slot = unsafe header.pointee.hashNext
+        }
+        return nil
+    }
+}
+
 /// The arena of decoded instructions with its two indices, as one processor sees it. A slot number of 0 means none.
 @safe struct BlockCache {
     /// Most slots that one block takes: header, instructions and the closing slot.
     static let longestBlock = 66
-    static let hashSize = 1 << 18
     private static let recentSize = 1 << 14
     /// The block of a single step.
     static let scratch: UInt32 = 1
@@ -53,7 +91,7 @@ struct BlockHeader {
     private let shared: SharedCode
     private let translations: TranslationBuffer
     private let slots: BlockSlots
-    private let hashHeads: UnsafeMutablePointer<UInt32>
+    let index: BlockIndex
     private let recent: UnsafeMutablePointer<Recent>
     /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
     /// are global, so that it outlives a change of CR3.
@@ -71,7 +109,7 @@ struct BlockHeader {
         self.shared = shared
         self.translations = translations
         slots = shared.slots
-        unsafe hashHeads = shared.hashHeads
+        index = shared.index
         unsafe recent = .allocate(capacity: Self.recentSize)
         // SAFETY: it has as many elements as initialised here.
         unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
@@ -108,21 +146,8 @@ struct BlockHeader {
     @inline(__always)
     func slot(of instruction: UnsafeMutablePointer<DecodedInstruction>) -> UInt32 { unsafe slots.slot(of: instruction) }
 
-    static func hash(_ physical: UInt64, _ mode: CodeMode) -> Int {
-        let mixed = (physical ^ UInt64(mode.rawValue) << 60) &* 0x9e37_79b9_7f4a_7c15
-        return Int(truncatingIfNeeded: mixed >> 44) & (hashSize - 1)
-    }
-
     /// The valid block at `physical` for `mode` and `set`.
-    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? {
-        var slot = unsafe hashHeads[Self.hash(physical, mode)]
-        while slot != 0 {
-            let header = unsafe header(slot)
-            if unsafe header.pointee.isBlock(at: physical, mode, set) { return slot }
-            slot = unsafe header.pointee.hashNext
-        }
-        return nil
-    }
+    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> UInt32? { index.find(physical, mode, set) }
 
     /// The instruction at `physical` that begins with `start` and goes on in the next page.
     func crossing(_ physical: UInt64, _ mode: CodeMode, _ start: CodeWindow) -> CrossingInstruction? {
@@ -289,9 +314,9 @@ struct BlockHeader {
     func commit(_ slot: UInt32, slots: Int) {
         let header = unsafe header(slot)
         let physical = unsafe header.pointee.physical
-        let bucket = unsafe Self.hash(physical, header.pointee.mode)
-        unsafe header.pointee.hashNext = hashHeads[bucket]
-        unsafe hashHeads[bucket] = slot
+        let bucket = unsafe BlockIndex.hash(physical, header.pointee.mode)
+        unsafe header.pointee.hashNext = index.heads[bucket]
+        unsafe index.heads[bucket] = slot
         unsafe header.pointee.pageNext = shared.physical.blockHead(physical)
         shared.physical.setBlockHead(physical, slot)
         shared.arena.take(slots)

@@ -10,7 +10,7 @@ import GuestMemory
     private let memory: GuestMemory
     var arena: SlotArena
     let slots: BlockSlots
-    let hashHeads: UnsafeMutablePointer<UInt32>
+    let index: BlockIndex
     /// Blocks decoded since power-on.
     var decoded = 0
     /// How often blocks or translations were forgotten to make room, or all for another reason.
@@ -36,16 +36,14 @@ import GuestMemory
                 && MemoryLayout<BlockHeader>.stride <= BlockSlots.size)
         arena = SlotArena(bytes: configuration.translationCache / 2, reserved: BlockCache.firstFree)
         slots = arena.slots
-        unsafe hashHeads = .allocate(capacity: BlockCache.hashSize)
-        // SAFETY: it has as many elements as initialised here.
-        unsafe hashHeads.initialize(repeating: 0, count: BlockCache.hashSize)
+        index = BlockIndex(slots)
         memory.observer = self
     }
 
     deinit {
         physical.deallocate()
         arena.deallocate()
-        unsafe hashHeads.deallocate()
+        index.deallocate()
     }
 
     func add(_ buffer: TranslationBuffer) { translations.append(buffer) }
@@ -153,13 +151,13 @@ import GuestMemory
     /// Takes a block out of the chain of its hash.
     private func unlinkHash(_ slot: UInt32) {
         let header = unsafe slots.header(slot)
-        let bucket = unsafe BlockCache.hash(header.pointee.physical, header.pointee.mode)
+        let bucket = unsafe BlockIndex.hash(header.pointee.physical, header.pointee.mode)
         // SAFETY: the hash is below the table's size; slots in a chain are headers.
-        if unsafe hashHeads[bucket] == slot {
-            unsafe hashHeads[bucket] = header.pointee.hashNext
+        if unsafe index.heads[bucket] == slot {
+            unsafe index.heads[bucket] = header.pointee.hashNext
             return
         }
-        var before = unsafe hashHeads[bucket]
+        var before = unsafe index.heads[bucket]
         while before != 0, unsafe slots.header(before).pointee.hashNext != slot {
             before = unsafe slots.header(before).pointee.hashNext
         }
@@ -176,7 +174,7 @@ import GuestMemory
         joinedGranules.removeAll(keepingCapacity: true)
         for index in crossings.indices { crossings[index]?.code = 0 }
         // SAFETY: it has as many elements.
-        unsafe hashHeads.update(repeating: 0, count: BlockCache.hashSize)
+        index.clear()
         physical.forgetCode()
     }
 

@@ -50,6 +50,9 @@ enum AccessSet: Int, CaseIterable {
     static let indexShift = UInt8(12 - entrySize.trailingZeroBitCount)
     static func indexMask(_ set: AccessSet) -> Int32 { Int32((set.entryCount - 1) * entrySize) }
 
+    /// Whole pages for the context.
+    private static let mappedSize = (ContextLayout.size + 4095) & ~4095
+
     static let entryCount = AccessSet.allCases.reduce(0) { $0 + $1.entryCount }
 
     /// What matches no address that is looked up in the entry at `position`: a page next to its own, and not aligned.
@@ -61,7 +64,7 @@ enum AccessSet: Int, CaseIterable {
         return Entry(readTag: tag, writeTag: tag, fetchTag: tag, host: 0)
     }
 
-    /// What translated code runs with: fields of `ContextLayout`, the last of which are the entries.
+    /// What translated code runs with: fields of `ContextLayout`, the entries among them.
     let context: UnsafeMutableRawPointer
     private let entries: UnsafeMutablePointer<Entry>
     /// Which entries a flush that spares global pages keeps: parallel to `entries`.
@@ -74,12 +77,12 @@ enum AccessSet: Int, CaseIterable {
 
     init() {
         let count = Self.entryCount
-        // From the system, so that it is zero and touched only as it is used.
-        guard let memory = unsafe calloc(1, ContextLayout.size) else {
+        // Zero, and touched only as it is used. What every second instruction looks into lies in one large page.
+        guard let memory = unsafe chost_map_anonymous(Self.mappedSize, 2 << 20) else {
             preconditionFailure("the host has no memory for a soft TLB of \(ContextLayout.size) bytes")
         }
         unsafe context = memory
-        // SAFETY: the layout has room for the entries of all sets from there to its end.
+        // SAFETY: the layout has room there for the entries of all sets.
         unsafe entries = (memory + ContextLayout.translations).bindMemory(to: Entry.self, capacity: count)
         unsafe globals = .allocate(capacity: count)
         unsafe frames = .allocate(capacity: count)
@@ -92,7 +95,7 @@ enum AccessSet: Int, CaseIterable {
     }
 
     func deallocate() {
-        unsafe free(context)
+        unsafe munmap(context, Self.mappedSize)
         unsafe globals.deallocate()
         unsafe frames.deallocate()
         local.deallocate()

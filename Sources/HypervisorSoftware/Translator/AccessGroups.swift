@@ -84,9 +84,8 @@ struct AccessGroups: ~Copyable {
     }
 
     private var groups: [Group] = []
-    /// By position: the access through ModRM, and the one to the stack.
-    private var operands: [Reference]
-    private var stacks: [Reference]
+    /// By position: the access through ModRM, and the one to the stack. Empty where there are no groups.
+    private var references: [(operand: Reference, stack: Reference)] = []
 
     /// Finds the groups of the instructions with `plans`; none in plain code.
     /// - Parameters:
@@ -96,19 +95,18 @@ struct AccessGroups: ~Copyable {
         _ plans: [TranslationPlan], isPlain: Bool, most: Int, except streams: RunStreams?,
         _ instruction: (Int) -> DecodedInstruction
     ) {
-        operands = Array(repeating: Reference(), count: plans.count)
-        stacks = operands
-        if isPlain { return }
+        if isPlain || !Self.mayHaveGroup(plans, instruction) { return }
+        references = Array(repeating: (Reference(), Reference()), count: plans.count)
         var values = RegisterValues()
         for (position, plan) in plans.enumerated() {
             let i = instruction(position)
             let operand = BlockTranslator.operandAccess(i, plan)
             let stack = BlockTranslator.stackAccess(i, plan)
             if let operand, !operand.isAligned, streams?.operands[position] == nil {
-                operands[position] = join(operand, values, position, canLead: stack == nil)
+                references[position].operand = join(operand, values, position, canLead: stack == nil)
             }
             if let stack, streams?.stacks[position] == nil {
-                stacks[position] = join(stack, values, position, canLead: !i.isMemory)
+                references[position].stack = join(stack, values, position, canLead: !i.isMemory)
             }
             values.note(i, plan)
         }
@@ -117,6 +115,18 @@ struct AccessGroups: ~Copyable {
             groups[number].place = used
             used += 1
         }
+    }
+
+    /// Whether more than one instruction may access memory.
+    private static func mayHaveGroup(_ plans: [TranslationPlan], _ instruction: (Int) -> DecodedInstruction) -> Bool {
+        var isFirst = true
+        for (position, plan) in plans.enumerated() where plan != .nothing {
+            let i = instruction(position)
+            guard i.isMemory || BlockTranslator.stackAccess(i, plan) != nil else { continue }
+            if !isFirst { return true }
+            isFirst = false
+        }
+        return false
     }
 
     private mutating func join(
@@ -141,10 +151,14 @@ struct AccessGroups: ~Copyable {
     }
 
     /// The access through ModRM of the instruction at `position`, if it belongs to a group.
-    func operand(_ position: Int) -> Member? { member(operands[position], position) }
+    func operand(_ position: Int) -> Member? {
+        references.isEmpty ? nil : member(references[position].operand, position)
+    }
 
     /// The access to the stack.
-    func stack(_ position: Int) -> Member? { member(stacks[position], position) }
+    func stack(_ position: Int) -> Member? {
+        references.isEmpty ? nil : member(references[position].stack, position)
+    }
 
     private func member(_ reference: Reference, _ position: Int) -> Member? {
         guard reference.group >= 0 else { return nil }

@@ -57,17 +57,22 @@
         position += 1
     }
 
-    mutating func word(_ value: UInt16) {
-        byte(UInt8(truncatingIfNeeded: value))
-        byte(UInt8(truncatingIfNeeded: value >> 8))
-    }
+    mutating func word(_ value: UInt16) { number(value) }
 
-    mutating func doubleWord(_ value: Int32) {
-        for shift in 0..<4 as Range<Int32> { byte(UInt8(truncatingIfNeeded: value >> (shift * 8))) }
-    }
+    mutating func doubleWord(_ value: Int32) { number(value) }
 
-    mutating func quadWord(_ value: UInt64) {
-        for shift in 0..<8 as Range<UInt64> { byte(UInt8(truncatingIfNeeded: value >> (shift * 8))) }
+    mutating func quadWord(_ value: UInt64) { number(value) }
+
+    /// The bytes of `value`, the lowest first.
+    @inline(__always)
+    private mutating func number<Number: FixedWidthInteger & BitwiseCopyable>(_ value: Number) {
+        guard position + MemoryLayout<Number>.size <= limit else {
+            overflowed = true
+            return
+        }
+        // SAFETY: all of them are below the limit, which is within the buffer.
+        unsafe UnsafeMutableRawPointer(buffer + position).storeBytes(of: value.littleEndian, as: Number.self)
+        position += MemoryLayout<Number>.size
     }
 
     /// Replaces the four bytes at `place`.

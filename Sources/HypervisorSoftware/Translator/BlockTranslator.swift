@@ -587,7 +587,7 @@ struct Neighbour {
 
 /// The blocks of one page for one way of access that run often enough to be joined to those that lead to them.
 struct Neighbours {
-    let blocks: BlockCache
+    let index: BlockIndex
     /// The physical address of the page.
     let page: UInt64
     let set: AccessSet
@@ -596,9 +596,9 @@ struct Neighbours {
 
     /// The block at `target`, an offset from the page base.
     func find(_ target: UInt64) -> Neighbour? {
-        guard target < 4096, let slot = blocks.find(page | target, .bits64, set) else { return nil }
+        guard target < 4096, let slot = index.find(page | target, .bits64, set) else { return nil }
         // SAFETY: what was found is a block's header.
-        let header = unsafe blocks.header(slot)
+        let header = unsafe index.slots.header(slot)
         guard unsafe header.pointee.heat >= heat else { return nil }
         return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
     }

@@ -106,18 +106,18 @@ enum ContextLayout {
     static let jumpHosts = jumpTable + jumpEntrySize << jumpIndexBits
     static let jumpHostSize = 8
 
+    /// The soft TLB.
+    static let translations = jumpHosts + jumpHostSize << jumpIndexBits
+
     /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
-    /// exclusive-or the far salt, and the code.
-    static let farTargets = jumpHosts + jumpHostSize << jumpIndexBits
+    /// exclusive-or the far salt, and the code. Few are used.
+    static let farTargets = translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
     static let farTargetSize = 16
     static let farTargetCount = 1 << 18
     static let farKey = 0
     static let farCode = 8
 
-    /// The soft TLB.
-    static let translations = farTargets + farTargetSize * farTargetCount
-    static let size =
-        translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
+    static let size = farTargets + farTargetSize * farTargetCount
 }
 
 /// Why translated code was left.

@@ -17,6 +17,10 @@
         /// What is free of the present piece, for straight paths and for what lies beside them.
         private var straight = 0..<0
         private var beside = 0..<0
+        /// Where the pages end that the host has been asked to provide for them.
+        private var provided = (straight: 0, beside: 0)
+        /// Bytes that it is asked for at a time.
+        private static let provision = 128 << 10
         /// The far targets of each context that are free for it.
         private var farTargets = 0..<0
         /// The entries of the code. Where all pieces are full, the one that was filled first is filled anew.
@@ -61,6 +65,15 @@
             straight = (number == 0 ? routines.end : piece.lowerBound)..<middle
             beside = middle..<piece.upperBound
             farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
+            provided = (straight.lowerBound, beside.lowerBound)
+        }
+
+        /// Has the host provide pages for the next code: `end` is where those end that it has been asked for.
+        private func provide(_ section: Range<Int>, _ end: inout Int) {
+            guard end < section.lowerBound + Self.provision / 4 else { return }
+            let next = min(end + Self.provision, section.upperBound)
+            if end < next { buffer.provide(end..<next) }
+            end = next
         }
 
         /// Whether there is room for another block. Otherwise `evictOldest` makes it.
@@ -96,12 +109,13 @@
             let count = unsafe Int(header.pointee.count)
             let set = unsafe header.pointee.set
             let neighbours = unsafe Neighbours(
-                blocks: blocks, page: header.pointee.physical & ~4095, set: set, heat: heat)
+                index: blocks.index, page: header.pointee.physical & ~4095, set: set, heat: heat)
+            let slots = blocks.index.slots
             var joined: [UInt32] = []
             let entry = write(set, neighbours) { block in
                 // SAFETY: the slots of blocks and their closing slots.
                 let entry = block.translate(slot + 1, count: count, owner: .block(slot)) {
-                    unsafe blocks.instruction($0).pointee
+                    unsafe slots.instruction($0).pointee
                 }
                 joined = block.joined
                 return entry
@@ -116,11 +130,12 @@
         /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
         func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
             let slot = blocks.store(crossing)
+            let slots = blocks.index.slots
             let index = BlockCache.crossingIndex(crossing.physical)
             return write(set) { block in
                 // SAFETY: the slots of the copy and its closing slot.
                 block.translateCrossing(slot, crossing.window, owner: .crossing(index)) {
-                    unsafe blocks.instruction($0).pointee
+                    unsafe slots.instruction($0).pointee
                 }
             }
         }
@@ -130,6 +145,8 @@
         private func write(
             _ set: AccessSet, _ neighbours: Neighbours? = nil, _ body: (inout BlockTranslator) -> Int
         ) -> Int {
+            provide(straight, &provided.straight)
+            provide(beside, &provided.beside)
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, size: buffer.size, section: straight, other: beside)
             var block = BlockTranslator(
@@ -163,14 +180,15 @@
         /// Translates the rest of a block from `slot` on without groups, and makes a jump in the block lead there. The code
         /// is the block's: nothing else leads to it.
         func translateTail(_ slot: UInt32, _ site: Int, _ set: AccessSet, _ blocks: BlockCache) {
+            let slots = blocks.index.slots
             // SAFETY: a block's slots, up to the closing one.
             let end = (0...BlockTranslator.longest).first {
-                unsafe blocks.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
+                unsafe slots.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
             }
             guard hasRoom, let count = end, count > 0 else { return }
             let tail = write(set) { block in
                 // SAFETY: the slots of a block and its closing slot.
-                block.translate(slot, count: count, owner: .nobody) { unsafe blocks.instruction($0).pointee }
+                block.translate(slot, count: count, owner: .nobody) { unsafe slots.instruction($0).pointee }
             }
             guard tail != 0 else { return }
             link(site, to: tail)
