@@ -91,6 +91,6 @@ struct AssemblerTests {
             overflowed = $0.overflowed
         }
         #expect(overflowed)
-        #expect(code == [0x48, 0xc7, 0xc0, 0xff])
+        #expect(code == [0x48, 0xc7, 0xc0])
     }
 }

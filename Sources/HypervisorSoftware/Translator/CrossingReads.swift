@@ -23,7 +23,9 @@ struct CrossingReads {
         }
     }
 
-    private static func index(_ set: AccessSet, _ number: Int) -> Int { number * AccessSet.allCases.count + set.rawValue }
+    private static func index(_ set: AccessSet, _ number: Int) -> Int {
+        number * AccessSet.allCases.count + set.rawValue
+    }
 
     /// The routine for `size` bytes; nil if there is none.
     func routine(_ set: AccessSet, size: Int32) -> Int? {
