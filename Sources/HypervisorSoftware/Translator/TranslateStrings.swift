@@ -5,6 +5,9 @@ extension BlockTranslator {
     private static var source: HostRegister { .rsi }
     private static var destination: HostRegister { .rdi }
 
+    /// Elements that SCAS and CMPS may look at here. The interpreter looks at many together, hosts at one after the other.
+    private static let longestSearch: Int32 = 96
+
     /// Translates a string instruction. The interpreter does what goes downwards, into another page, or to a device.
     mutating func translateString(_ i: DecodedInstruction) {
         guard let operation = Operation(rawValue: i.operation) else { return }
@@ -65,7 +68,7 @@ extension BlockTranslator {
         let hasSource = operation == .movs || operation == .cmps
         let writes = operation == .movs || operation == .stos
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        code.arithmetic(7, wide: true, .register(.rcx), 4096)
+        code.arithmetic(7, wide: true, .register(.rcx), writes ? 4096 : Self.longestSearch)
         interpretAside(code.jump(if: HostCondition.above))
         if hasSource { checkRoom(Self.source, size) }
         checkRoom(Self.destination, size)
