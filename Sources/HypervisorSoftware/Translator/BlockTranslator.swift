@@ -11,6 +11,8 @@ struct BlockTranslator: ~Copyable {
         /// The instruction reads what has not been reached. If that lies in two pages, `routine` brings it together, and the code
         /// goes on at `resume`; else it does as with `otherwise`.
         indirect case read(_ routine: Int, resume: Int, otherwise: Aside)
+        /// The same of `instruction`, which writes and does nothing else.
+        indirect case write(_ routine: Int, _ instruction: DecodedInstruction, otherwise: Aside)
         /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
         case interpret(resume: Resumption)
         /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
@@ -108,6 +110,7 @@ struct BlockTranslator: ~Copyable {
         var state: BlockState
         /// What may help before, and where the code goes on then.
         var crossing: (routine: Int, resume: Int)?
+        var isWrite = false
     }
     private var misses: [Miss] = []
     /// How its accesses find their memory.
@@ -322,10 +325,13 @@ struct BlockTranslator: ~Copyable {
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
                 let resume = Resumption(place: code.position, held: held, reached: code.reached)
-                let aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
-                append(
-                    miss.place, miss.state,
-                    miss.crossing.map { .read($0.routine, resume: $0.resume, otherwise: aside) } ?? aside)
+                var aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
+                if let (routine, resume) = miss.crossing {
+                    aside =
+                        miss.isWrite
+                        ? .write(routine, i, otherwise: aside) : .read(routine, resume: resume, otherwise: aside)
+                }
+                append(miss.place, miss.state, aside)
             }
         }
         if open {
@@ -449,10 +455,12 @@ struct BlockTranslator: ~Copyable {
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
     mutating func interpretAside(_ place: Int) { misses.append(Miss(place: place, state: state)) }
 
-    /// The same from a look into the soft TLB for a read of `size` bytes, behind which the code is now.
-    mutating func readAside(_ place: Int, size: Int32) {
-        let routine = routines.crossingReads.routine(set, size: size)
-        misses.append(Miss(place: place, state: state, crossing: routine.map { ($0, code.position) }))
+    /// The same from a look into the soft TLB for `size` bytes, behind which the code is now. Where many are known to lie in two
+    /// pages, in plain code, `isWrite` says whether `i` writes and does nothing else.
+    mutating func crossingAside(_ place: Int, size: Int32, isWrite: Bool) {
+        let routine = routines.crossingAccesses.routine(set, size: size, isWrite ? .write : .read)
+        misses.append(
+            Miss(place: place, state: state, crossing: routine.map { ($0, code.position) }, isWrite: isWrite))
     }
 
     /// A jump out of the block before this instruction.
@@ -472,7 +480,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .read, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
+        case .branch, .read, .write, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
@@ -495,10 +503,19 @@ struct BlockTranslator: ~Copyable {
             code.jump(if: HostCondition.equal, resume)
             return translateAside(otherwise)
         }
+        if case .write(let routine, let instruction, let otherwise) = aside {
+            code.call(routine)
+            let refused = code.jump(if: HostCondition.notEqual)
+            writeThrough(instruction)
+            code.call(routines.crossingAccesses.finishWrite)
+            if case .interpret(let resume) = otherwise { goOn(at: resume) }
+            code.land(refused)
+            return translateAside(otherwise)
+        }
         saveFlags()
         storeX87Record()
         switch aside {
-        case .read: break
+        case .read, .write: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)

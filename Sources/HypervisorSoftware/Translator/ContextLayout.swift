@@ -89,8 +89,12 @@ enum ContextLayout {
     static let findTarget = 920
     /// The host's stack pointer while that runs.
     static let stackMeanwhile = 928
-    /// The end of a page and the beginning of the next, 16 bytes of each, for a read that lies in both (`CrossingReads`).
-    static let crossingRead = 936
+    /// The end of a page and the beginning of the next, 16 bytes of each, for an access that lies in both (`CrossingAccesses`).
+    static let crossing = 936
+    /// Where such a write belongs, and how many bytes of it to the second page.
+    static let crossingStart = 968
+    static let crossingEnd = 976
+    static let crossingCount = 984
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

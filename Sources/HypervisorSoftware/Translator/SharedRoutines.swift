@@ -24,7 +24,7 @@ struct SharedRoutines {
     /// Called: finds out whether the entry of user code in the table of jump targets whose place is in the second register holds
     /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
     let revalidate: Int
-    let crossingReads: CrossingReads
+    let crossingAccesses: CrossingAccesses
     /// Where blocks may begin.
     let end: Int
 
@@ -159,7 +159,7 @@ struct SharedRoutines {
         let salt = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpSalt, index: .second)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
         code.byte(0xc3)
-        crossingReads = CrossingReads(&code)
+        crossingAccesses = CrossingAccesses(&code)
         code.align()
         end = code.position
     }

@@ -320,6 +320,12 @@ extension BlockTranslator {
         }
     }
 
+    /// Writes the store `i` (`onlyWrites`) to where the second register leads.
+    mutating func writeThrough(_ i: DecodedInstruction) {
+        let memory = HostMemory(.second)
+        if i.handler == .vector { storeVector(i, memory) } else { memoryForm(.mov, i, memory) }
+    }
+
     // MARK: Both
 
     private mutating func shift(

@@ -92,7 +92,12 @@ extension BlockTranslator {
         giveUpHostFlags()
         makeAddress(i, .second)
         let missed = lookUpPage(size: size, use, aligned: aligned)
-        if use == .read, !aligned { readAside(missed, size: size) } else { interpretAside(missed) }
+        let isWrite = use == .write
+        if !aligned, !isWrite || isPlain && i.onlyWrites {
+            crossingAside(missed, size: size, isWrite: isWrite)
+        } else {
+            interpretAside(missed)
+        }
         keepFlags()
         return HostMemory(.second)
     }
@@ -193,6 +198,20 @@ extension BlockTranslator {
     /// A field of the entry that `checkPage` found.
     func tlbEntry(_ field: Int) -> HostMemory {
         .context(TranslationBuffer.offset(set) + field, index: .first)
+    }
+}
+
+extension DecodedInstruction {
+    /// Whether it is a store from a register, or of a constant.
+    var onlyWrites: Bool {
+        guard isMemory else { return false }
+        switch TranslationPlan.of(self) {
+        case .integer: return Operation(rawValue: operation) == .mov && shape != Form.regRM.rawValue
+        case .vector:
+            let layout = VectorOperands(rawValue: shape)?.layout
+            return layout?.storesToRM == true && layout?.reg == .xmm
+        default: return false
+        }
     }
 }
 

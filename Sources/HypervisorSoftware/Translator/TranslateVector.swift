@@ -33,6 +33,14 @@ extension BlockTranslator {
         if writesFlags { flags = FlagState(inHost: true, inContext: false) }
     }
 
+    /// Writes the store `i` of a vector register, which is loaded, to `memory`.
+    mutating func storeVector(_ i: DecodedInstruction, _ memory: HostMemory) {
+        guard let operation = VectorOperation(rawValue: i.operation), let shape = VectorOperands(rawValue: i.shape),
+            let encoding = VectorEncoding.of(operation, shape)
+        else { return }
+        encode(encoding, i, .memory(memory))
+    }
+
     private mutating func encode(_ encoding: VectorEncoding, _ i: DecodedInstruction, _ rm: HostOperand) {
         let layout = encoding.layout
         let reg: UInt8
