@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory for decoded blocks.
 
-internal import CHost
-
 /// Slots of 32 bytes, each with the header of a block or one of its instructions.
 @safe struct BlockSlots {
     static let size = 32
@@ -48,10 +46,7 @@ struct SlotArena {
         let count = Pieces<UInt32>.count
         pieceSlots = bytes / BlockSlots.size / count
         precondition(pieceSlots > reserved + BlockCache.longestBlock && bytes / BlockSlots.size <= Int(UInt32.max))
-        let size = pieceSlots * count * BlockSlots.size
-        unsafe slots = BlockSlots(memory: .allocate(byteCount: size, alignment: 64))
-        // SAFETY: what was just allocated.
-        unsafe chost_prefer_large_pages(slots.memory, size)
+        unsafe slots = BlockSlots(memory: .allocate(byteCount: pieceSlots * count * BlockSlots.size, alignment: 64))
         firstFree = reserved
         next = reserved
     }

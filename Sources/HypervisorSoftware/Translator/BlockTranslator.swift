@@ -23,6 +23,9 @@ struct BlockTranslator: ~Copyable {
         case dispatch(target: UInt64, site: Int)
         /// The code at `target`, an offset from the page base, is not known at `place` of the context.
         case findFarTarget(_ target: UInt64, place: Int, resume: Int)
+        /// The first place of a linear address in the table of jump targets has another. If its second one has it the code goes on at
+        /// `resume`.
+        indirect case findSecond(resume: Int, otherwise: Aside)
         /// What the table of jump targets knows of a linear address is of before translations changed. Where it holds still the
         /// code goes on at `resume`.
         indirect case revalidate(resume: Int, otherwise: Aside)
@@ -531,6 +534,10 @@ struct BlockTranslator: ~Copyable {
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
+        case .findSecond(let resume, let otherwise):
+            code.call(routines.findSecond)
+            code.jump(if: HostCondition.equal, resume)
+            translateAside(otherwise)
         case .revalidate(let resume, let otherwise):
             code.call(routines.revalidate)
             code.jump(if: HostCondition.equal, resume)

@@ -175,6 +175,9 @@ extension Core {
             let frame = unsafe blocks.header(slot).pointee.physical & ~4095
             let codePage = unsafe accessSet == .user ? physical.pointer(frame) : nil
             // SAFETY: all are fields of the context, which has `ContextLayout.size` bytes.
+            if unsafe context.load(fromByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self) != rip {
+                keepOther(place)
+            }
             unsafe context.storeBytes(of: rip, toByteOffset: jump + ContextLayout.jumpLinear, as: UInt64.self)
             unsafe context.storeBytes(
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
@@ -223,6 +226,24 @@ extension Core {
                 of: generation << 2 | UInt64(set.rawValue + 1), toByteOffset: place, as: UInt64.self)
             unsafe translations.context.storeBytes(
                 of: farNumber & 0xfff | (farNumber >> 12) << 48, toByteOffset: place + 8, as: UInt64.self)
+        }
+
+        /// The entry at `place` of the table of jump targets, which another address will have, goes to its second place if it is good.
+        private mutating func keepOther(_ place: Int) {
+            let context = unsafe translations.context
+            func field(_ place: Int) -> UInt64 {
+                // SAFETY: fields of the context.
+                unsafe context.load(fromByteOffset: place, as: UInt64.self)
+            }
+            let entry = ContextLayout.jumpTable + place
+            let salt = field(entry + ContextLayout.jumpSalt)
+            guard salt == field(ContextLayout.userSalts) || salt == field(ContextLayout.supervisorSalts) else { return }
+            let second = place ^ JumpTable.secondPlace
+            // SAFETY: two entries of the table, and what belongs to them.
+            unsafe (context + ContextLayout.jumpTable + second).copyMemory(
+                from: context + entry, byteCount: ContextLayout.jumpEntrySize)
+            let hosts = { ContextLayout.jumpHosts + $0 / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize }
+            unsafe context.storeBytes(of: field(hosts(place)), toByteOffset: hosts(second), as: UInt64.self)
         }
 
         /// Makes the numbers for the present way of access those that code compares with. Returns the one of the table.

@@ -24,6 +24,9 @@ struct SharedRoutines {
     /// Called: finds out whether the entry of user code in the table of jump targets whose place is in the second register holds
     /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
     let revalidate: Int
+    /// Called: looks for the linear address in the first register in the second place that it may have in the table of jump targets,
+    /// with its first in the second register, which becomes that of the entry. The zero flag says whether it is there, and good.
+    let findSecond: Int
     let crossingAccesses: CrossingAccesses
     /// Where blocks may begin.
     let end: Int
@@ -158,6 +161,16 @@ struct SharedRoutines {
         code.load(.first, .context(ContextLayout.salt))
         let salt = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpSalt, index: .second)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
+        code.byte(0xc3)
+        code.align()
+        findSecond = code.position
+        code.arithmetic(6, wide: false, .register(.second), Int32(JumpTable.secondPlace))  // XOR
+        let linear = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpLinear, index: .second)
+        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(linear))
+        let isOther = code.jump(if: HostCondition.notEqual)
+        code.load(.first, .context(ContextLayout.salt))
+        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
+        code.land(isOther)
         code.byte(0xc3)
         crossingAccesses = CrossingAccesses(&code)
         code.align()

@@ -147,7 +147,8 @@ extension BlockTranslator {
             leaveInstead(charging: false)
             code.load(.first, memory)
         } else {
-            code.instruction(wide: true, 0x8b, reg: HostRegister.first.rawValue, rm: source(i.rm))
+            let host = HostRegister(rawValue: begin(i.rm, .first)) ?? .first
+            if host != .first { code.move(.first, host) }
         }
     }
 
@@ -275,10 +276,11 @@ extension BlockTranslator {
         code.instruction(wide: false, 0x8d, reg: second, rm: .memory(shifted))  // LEA
         code.arithmetic(4, wide: false, .number(second), JumpTable.indexMask)
         code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpLinear)))
-        aside(code.jump(if: HostCondition.notEqual), missing)
+        let other = code.jump(if: HostCondition.notEqual)
         code.load(.first, .context(ContextLayout.salt))
         code.instruction(wide: true, 0x3b, reg: first, rm: .memory(entry(ContextLayout.jumpSalt)))
         let changed = code.jump(if: HostCondition.notEqual)
+        aside(other, .findSecond(resume: code.position, otherwise: missing))
         aside(changed, toUser ? .revalidate(resume: code.position, otherwise: missing) : missing)
     }
 

@@ -287,6 +287,9 @@ enum JumpTable {
     static let indexShift = UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount - lowestBit)
     static let indexMask = Int32(((1 << ContextLayout.jumpIndexBits) - 1) * ContextLayout.jumpEntrySize)
 
+    /// What the offset of the second place that an address may have differs by from that of the first.
+    static let secondPlace = ContextLayout.jumpEntrySize
+
     /// The byte offset in the table of the entry for `linear`.
     static func offset(_ linear: UInt64) -> Int {
         Int(Int32(truncatingIfNeeded: linear << UInt64(indexShift)) & indexMask)
