@@ -85,13 +85,15 @@ struct BootTarget {
         var address = start
         while address < end {
             let count = min(4096 - (address & 4095), end - address)
-            let old: [UInt8]
+            let bits: UInt8
             do throws(GuestMemoryError) {
-                old = try memory.read(at: GuestPhysicalAddress(address), count: Int(count))
+                let host = unsafe try memory.hostPointer(at: GuestPhysicalAddress(address), count: count)
+                // SAFETY: `hostPointer` checked the count.
+                bits = unsafe UnsafeRawBufferPointer(start: host, count: Int(count)).reduce(0, |)
             } catch {
                 throw .memory(error)
             }
-            if old.contains(where: { $0 != 0 }) { try write([UInt8](repeating: 0, count: Int(count)), at: address) }
+            if bits != 0 { try write([UInt8](repeating: 0, count: Int(count)), at: address) }
             address += count
         }
     }

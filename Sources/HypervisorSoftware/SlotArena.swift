@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory for decoded blocks.
 
+internal import CHost
+
 /// Slots of 32 bytes, each with the header of a block or one of its instructions.
 @safe struct BlockSlots {
     static let size = 32
@@ -38,6 +40,9 @@ struct SlotArena {
     private(set) var next: Int
     /// The blocks: the slots of their headers.
     private var blocks = Pieces<UInt32>()
+    /// The first slot that the host has not been asked to provide memory for, and slots that it is asked for at a time.
+    private var provided = 0
+    private static let provision = 4096
 
     /// - Parameters:
     ///   - bytes: the size; rounded down to pieces.
@@ -63,6 +68,7 @@ struct SlotArena {
     mutating func advance() -> [UInt32] {
         let evicted = blocks.advance()
         next = blocks.present == 0 ? firstFree : blocks.present * pieceSlots
+        provided = next
         return evicted
     }
 
@@ -70,11 +76,21 @@ struct SlotArena {
     mutating func take(_ slots: Int) {
         blocks.append(UInt32(next))
         next += slots
+        if next + BlockCache.longestBlock > provided { provide() }
+    }
+
+    /// Has the host provide memory for the next blocks.
+    private mutating func provide() {
+        let end = min(next + Self.provision, (blocks.present + 1) * pieceSlots)
+        // SAFETY: slots of the present piece.
+        unsafe chost_provide_memory(slots.memory + next * BlockSlots.size, (end - next) * BlockSlots.size)
+        provided = end
     }
 
     /// Gives up all blocks.
     mutating func empty() {
         blocks.empty()
         next = firstFree
+        provided = next
     }
 }

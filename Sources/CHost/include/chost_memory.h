@@ -63,11 +63,18 @@ static inline int chost_release_memory(void *start, size_t size) {
 static inline int chost_memory_file(void) { return (int)syscall(SYS_memfd_create, "smolvmm-code", 1U /* MFD_CLOEXEC */); }
 #endif
 
-#if defined(__linux__)
 /// Has the host provide the pages of `size` bytes at `start`, which are about to be written: cheaper than one by one. A host that
 /// cannot provides them as they are written.
-static inline void chost_provide_memory(void *start, size_t size) { madvise(start, size, 23 /* MADV_POPULATE_WRITE */); }
+static inline void chost_provide_memory(void *start, size_t size) {
+#if defined(__linux__)
+    const uintptr_t page = 4096;
+    uintptr_t first = (uintptr_t)start / page * page;
+    madvise((void *)first, (uintptr_t)start + size - first, 23 /* MADV_POPULATE_WRITE */);
+#else
+    (void)start;
+    (void)size;
 #endif
+}
 
 /// The first of `count` words from `start` on that is `value`, or `count`. Compares many at once.
 static inline size_t chost_find_word(const uint32_t *words, size_t start, size_t count, uint32_t value) {

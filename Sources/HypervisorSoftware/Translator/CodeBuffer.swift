@@ -37,9 +37,8 @@
         /// Some of `range` is about to be filled: has the host provide the pages.
         func provide(_ range: Range<Int>) {
             let range = range.clamped(to: 0..<size)
-            let first = range.lowerBound & ~4095
-            // SAFETY: whole pages of the mapping, which has `size` bytes.
-            unsafe chost_provide_memory(writable + first, range.upperBound - first)
+            // SAFETY: a range of the mapping.
+            unsafe chost_provide_memory(writable + range.lowerBound, range.count)
         }
 
         func deallocate() {
