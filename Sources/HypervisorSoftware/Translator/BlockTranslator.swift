@@ -116,6 +116,8 @@ struct BlockTranslator: ~Copyable {
         var isWrite = false
     }
     private var misses: [Miss] = []
+    /// Whether the interpreter may run the instruction, and the code go on behind it.
+    var mayBeInterpreted: Bool { !misses.isEmpty }
     /// How its accesses find their memory.
     private(set) var operandWay = AccessWay.alone
     private(set) var stackWay = AccessWay.alone
@@ -145,6 +147,7 @@ struct BlockTranslator: ~Copyable {
         get { state.x87Loaded }
         set { state.x87Loaded = newValue }
     }
+
     init(
         _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Range<Int>,
         leavesSystem: Bool, neighbours: Neighbours?
@@ -513,6 +516,7 @@ struct BlockTranslator: ~Copyable {
             code.call(routines.crossingAccesses.finishWrite)
             if case .interpret(let resume) = otherwise { goOn(at: resume) }
             code.land(refused)
+            code.forgetAll()
             return translateAside(otherwise)
         }
         saveFlags()

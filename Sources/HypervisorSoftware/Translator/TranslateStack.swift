@@ -39,7 +39,8 @@ extension BlockTranslator {
     /// Moves the stack pointer, once for all of several instructions that do nothing else with it.
     private mutating func moveStack(by distance: Int32) {
         stackMoved += distance
-        guard !movesStackNext else { return }
+        // The interpreter moves it at once.
+        guard !movesStackNext || mayBeInterpreted else { return }
         code.address(stackPointer, HostMemory(stackPointer, stackMoved))
         stackMoved = 0
     }

@@ -217,4 +217,23 @@ struct CallTests {
         #expect(machine.core.general[0] == 2000)
         #expect(machine.core.counts.dispatches < 50)
     }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `the stack pointer moves once where the interpreter runs one PUSH of several`(engine: SoftwareEngine) throws {
+        // PUSH RAX; PUSH [RDI]; PUSH RBX; POP RDX; POP RSI; POP RAX; ADD RDI, 4096; DEC ECX; JNZ back; HLT
+        let machine = try machine(
+            engine,
+            [0x50, 0xff, 0x37, 0x53, 0x5a, 0x5e, 0x58, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0, 0xff, 0xc9, 0x75, 0xee, 0xf4])
+        // The soft TLB has none of the pages.
+        for page in 0..<200 { try machine.map(page, to: page & 7, SupervisorMachine.present) }
+        for frame in UInt64(0)..<8 { try machine.put(frame + 1, at: SupervisorMachine.data + frame << 12) }
+        machine.core.general[0] = 5
+        machine.core.general[3] = 7
+        machine.core.general[7] = SupervisorMachine.playground
+        machine.core.general[1] = 200
+        run(machine, end: code + 19)
+        #expect(machine.core.general[0] == 5)
+        #expect(machine.core.general[2] == 7)
+        #expect(machine.core.general[6] == 8)
+    }
 }
