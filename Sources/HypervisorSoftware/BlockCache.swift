@@ -90,8 +90,8 @@ struct BlockHeader {
 
     private let shared: SharedCode
     private let translations: TranslationBuffer
-    private let slots: BlockSlots
     let index: BlockIndex
+    private var slots: BlockSlots { @inline(__always) get { index.slots } }
     private let recent: UnsafeMutablePointer<Recent>
     /// What was found by linear address is good for one generation: of user code, and of the supervisor's, whose pages
     /// are global, so that it outlives a change of CR3.
@@ -108,7 +108,6 @@ struct BlockHeader {
     init(_ shared: SharedCode, _ translations: TranslationBuffer) {
         self.shared = shared
         self.translations = translations
-        slots = shared.slots
         index = shared.index
         unsafe recent = .allocate(capacity: Self.recentSize)
         // SAFETY: it has as many elements as initialised here.

@@ -9,8 +9,8 @@ import GuestMemory
     /// Keeps guest RAM mapped while there are pointers into it.
     private let memory: GuestMemory
     var arena: SlotArena
-    let slots: BlockSlots
     let index: BlockIndex
+    private var slots: BlockSlots { @inline(__always) get { index.slots } }
     /// Blocks decoded since power-on.
     var decoded = 0
     /// How often blocks or translations were forgotten to make room, or all for another reason.
@@ -35,8 +35,7 @@ import GuestMemory
             MemoryLayout<DecodedInstruction>.stride == BlockSlots.size
                 && MemoryLayout<BlockHeader>.stride <= BlockSlots.size)
         arena = SlotArena(bytes: configuration.translationCache / 2, reserved: BlockCache.firstFree)
-        slots = arena.slots
-        index = BlockIndex(slots)
+        index = BlockIndex(arena.slots)
         memory.observer = self
     }
 

@@ -303,7 +303,6 @@ struct BlockTranslator: ~Copyable {
                 changesSource && !run.live[position].subtracting(use.replaces).isEmpty && !steps(i, plan)
             if losesFlags, !plan.canStop(i) { keepFlags() }
             if plan == .system || plan == .systemHelper { values = nil } else { values?.note(i, plan) }
-            if plan == .system || plan == .interruptReturn { storeX87Record() }
             switch plan {
             case .nothing: break
             case .integer: translateInteger(i, run.live[position])
@@ -354,8 +353,7 @@ struct BlockTranslator: ~Copyable {
 
     /// The interpreter runs `i`.
     mutating func callInterpreter(_ i: DecodedInstruction) {
-        saveFlags()
-        storeX87Record()
+        showState()
         code.moveImmediate(.second, UInt64(slot))
         code.call(i.usesX87 ? routines.interpretX87 : routines.interpret)
         if i.usesX87 { x87Loaded = false }
@@ -458,6 +456,12 @@ struct BlockTranslator: ~Copyable {
 
     // MARK: Leaving the straight path
 
+    /// Puts into the context what is not there yet, for anybody who sees the guest's state from here on.
+    mutating func showState() {
+        saveFlags()
+        storeX87Record()
+    }
+
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
     mutating func interpretAside(_ place: Int) { misses.append(Miss(place: place, state: state)) }
 
@@ -519,8 +523,7 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
-        saveFlags()
-        storeX87Record()
+        showState()
         switch aside {
         case .read, .write: break
         case .interpret(let resume):
@@ -587,7 +590,6 @@ struct BlockTranslator: ~Copyable {
 
     /// The same where the next block shall have its own code.
     mutating func endBlock(_ target: UInt64, count: Int32) {
-        storeX87Record()
         chargeOrLeave(for: target, count: count)
         goOn(target)
     }

@@ -170,7 +170,6 @@ extension Core {
             let salt = storeSalts(translator)
             let place = JumpTable.offset(rip)
             let jump = ContextLayout.jumpTable + place
-            let hosts = ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
             // SAFETY: the slot is a block's header.
             let frame = unsafe blocks.header(slot).pointee.physical & ~4095
             let codePage = unsafe accessSet == .user ? physical.pointer(frame) : nil
@@ -183,7 +182,8 @@ extension Core {
                 of: translator.address(entry), toByteOffset: jump + ContextLayout.jumpCode, as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: jump + ContextLayout.jumpPage, as: UInt64.self)
             unsafe context.storeBytes(of: salt, toByteOffset: jump + ContextLayout.jumpSalt, as: UInt64.self)
-            unsafe context.storeBytes(of: UInt64(UInt(bitPattern: codePage)), toByteOffset: hosts, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: UInt64(UInt(bitPattern: codePage)), toByteOffset: JumpTable.hosts(place), as: UInt64.self)
             unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.pageBase, as: UInt64.self)
             storeSystemState()
             unsafe context.storeBytes(
@@ -242,8 +242,8 @@ extension Core {
             // SAFETY: two entries of the table, and what belongs to them.
             unsafe (context + ContextLayout.jumpTable + second).copyMemory(
                 from: context + entry, byteCount: ContextLayout.jumpEntrySize)
-            let hosts = { ContextLayout.jumpHosts + $0 / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize }
-            unsafe context.storeBytes(of: field(hosts(place)), toByteOffset: hosts(second), as: UInt64.self)
+            unsafe context.storeBytes(
+                of: field(JumpTable.hosts(place)), toByteOffset: JumpTable.hosts(second), as: UInt64.self)
         }
 
         /// Makes the numbers for the present way of access those that code compares with. Returns the one of the table.
@@ -415,10 +415,9 @@ extension Core {
             guard accessSet == .user else { return }
             let context = unsafe translations.context
             let entry = ContextLayout.jumpTable + place
-            let hosts = ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
             // SAFETY: an entry of the table.
             let linear = unsafe context.load(fromByteOffset: entry + ContextLayout.jumpLinear, as: UInt64.self)
-            let host = unsafe context.load(fromByteOffset: hosts, as: UInt64.self)
+            let host = unsafe context.load(fromByteOffset: JumpTable.hosts(place), as: UInt64.self)
             let address = cr2
             do throws(Fault) {
                 let frame = try fetchFrame(linear)

@@ -14,7 +14,6 @@ extension BlockTranslator {
 
     /// Translates a jump, call or return that comes after `previous`. Returns whether the block goes on behind it.
     mutating func translateFlow(_ i: DecodedInstruction, after previous: DecodedInstruction?) -> Bool {
-        if !i.handler.isConditionalJump, i.handler != .jmp { storeX87Record() }
         switch i.handler {
         case .jmp: edge(i.immediate, count: count)
         case .call: call(i)
@@ -77,7 +76,7 @@ extension BlockTranslator {
 
     /// Charges the block; when the time slice is over the interpreter does the rest.
     mutating func chargeOrLeave() {
-        saveFlags()
+        showState()
         charge(count)
         flags.inHost = false
         leaveAside(code.jump(if: HostCondition.negative), charging: false)
@@ -165,7 +164,7 @@ extension BlockTranslator {
 
     /// The same with `count` instructions; when the time slice is over the code leaves for `target`. Uses the first register.
     mutating func chargeOrLeave(for target: UInt64, count: Int32) {
-        saveFlags()
+        showState()
         flags.inHost = false
         charge(count)
         aside(code.jump(if: HostCondition.negative), .dispatch(target: target, site: 0))

@@ -8,7 +8,7 @@ extension BlockTranslator {
         let operation = Operation(rawValue: i.operation)
         if operation == .syscall, set == .user { return systemCall(i) }
         if operation == .sysret, set != .user { return systemReturn() }
-        saveFlags()
+        showState()
         guard set != .user, let operation, operation != .syscall else {
             return leaveAside(code.jump(), charging: true)
         }

@@ -290,6 +290,11 @@ enum JumpTable {
     /// What the offset of the second place that an address may have differs by from that of the first.
     static let secondPlace = ContextLayout.jumpEntrySize
 
+    /// Where the context has the host address of the code's page for the entry at `place`, an offset in the table.
+    static func hosts(_ place: Int) -> Int {
+        ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
+    }
+
     /// The byte offset in the table of the entry for `linear`.
     static func offset(_ linear: UInt64) -> Int {
         Int(Int32(truncatingIfNeeded: linear << UInt64(indexShift)) & indexMask)
