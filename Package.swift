@@ -47,7 +47,9 @@ let package = Package(
         .target(name: "Network", dependencies: ["CHost", "CSlirp", "Host", "Virtio"]),
         .target(
             name: "Boot",
-            dependencies: ["CFirmware", "CHost", "CZstd", "CLzma", "CZlib", "CLz4", "GuestMemory", "X86"]),
+            dependencies: [
+                "CFirmware", "CHost", "CZstd", "CLzma", "CZlib", "CLz4", "GuestMemory", "Host", "X86",
+            ]),
         .target(
             name: "Bundle",
             dependencies: [

@@ -6,6 +6,7 @@ internal import CLz4
 internal import CLzma
 internal import CZlib
 internal import CZstd
+internal import Host
 
 /// What `scripts/Makefile.lib` of Linux packs: the compressed image, then its size in four bytes.
 struct Payload {
@@ -43,6 +44,8 @@ struct Payload {
         self.size = format == .none ? bytes.count : Int(size)
     }
 
+    private static let piece: UInt = 2 << 20
+
     /// The unpacked image.
     func unpack() throws(BootError) -> [UInt8] {
         var failure: String?
@@ -55,10 +58,22 @@ struct Payload {
         return output
     }
 
-    /// Unpacks the image into `output`, of `size` bytes.
+    /// Unpacks the image into `output`, of `size` bytes. A second thread has the host provide their memory from the end
+    /// on, which takes longer than to unpack most kernels.
     func unpack(into output: UnsafeMutableBufferPointer<UInt8>) throws(BootError) {
         var count = 0
-        if let failure = unsafe unpack(into: output, &count) {
+        var failure: String?
+        let start = UInt(bitPattern: output.baseAddress)
+        let size = UInt(output.count)
+        withHelperThreads(1) {
+            for offset in stride(from: size / Self.piece * Self.piece, through: 0, by: -Int(Self.piece)) {
+                unsafe chost_provide_memory(
+                    UnsafeMutableRawPointer(bitPattern: start + offset), Int(min(Self.piece, size - offset)))
+            }
+        } body: {
+            failure = unsafe unpack(into: output, &count)
+        }
+        if let failure {
             throw .decompressionFailed(format: format.rawValue, reason: failure)
         }
     }

@@ -42,9 +42,17 @@ struct LoopShape {
 
 /// The streams of a loop: accesses whose addresses differ by constants, and grow by the same.
 struct AccessStreams {
+    /// A register that a loop does not change, shifted left by `scale`, as part of an address.
+    struct FixedTerm: Equatable {
+        var register: UInt8
+        var scale: UInt8
+    }
+
     struct Stream {
         /// What the addresses have in common: values of registers at the beginning.
         var terms: LinearValue
+        /// What of that is in its place of the context already.
+        var fixed: FixedTerm?
         /// What they grow by each time.
         var stride: Int64
         var low: Int64
@@ -53,6 +61,7 @@ struct AccessStreams {
         /// An offset that must be a multiple of 16, if some access asks for it.
         var aligned: Int64?
 
+        var use: BlockTranslator.MemoryUse { writes ? .write : .read }
         var span: Int32 { Int32(truncatingIfNeeded: high - low) }
 
         /// The lowest address, as registers give it at the beginning.
@@ -66,8 +75,8 @@ struct AccessStreams {
 
     /// One access of a stream.
     enum Member {
-        /// The context has, at this place, what must be added to the address.
-        case moving(place: Int)
+        /// The context has, at this place, what must be added to the address, of which it has a part already.
+        case moving(place: Int, rest: GuestAddress)
         /// The address does not change; the context has it without this offset.
         case fixed(place: Int, offset: Int32)
     }
@@ -85,15 +94,17 @@ struct AccessStreams {
     /// The place in the context of the stream with this number.
     static func place(_ number: Int) -> Int { ContextLayout.groups + (ContextLayout.groupCount - 1 - number) * 8 }
 
-    /// Makes the access at `value` part of a stream, if it can be.
-    mutating func join(_ access: PlainAccess, at value: LinearValue) -> Member? {
-        guard let stride = stride(value), stride.magnitude <= Self.longestStride,
-            !access.isAligned || stride % 16 == 0
+    /// Makes the access part of a stream, if it can be.
+    /// - Parameter values: what the registers have there.
+    mutating func join(_ access: PlainAccess, _ values: RegisterValues) -> Member? {
+        guard let value = values.value(access.address), let stride = stride(value),
+            stride.magnitude <= Self.longestStride, !access.isAligned || stride % 16 == 0
         else { return nil }
+        let (fixed, rest) = stride == 0 ? (nil, access.address) : split(access.address, values)
         let low = value.offset
         let high = low + Int64(access.size)
         var number = streams.count
-        for (other, stream) in streams.enumerated() where stream.terms.hasTerms(of: value) {
+        for (other, stream) in streams.enumerated() where stream.terms.hasTerms(of: value) && stream.fixed == fixed {
             guard max(high, stream.high) - min(low, stream.low) <= AccessGroups.longest else { continue }
             if access.isAligned, let aligned = stream.aligned, (aligned - low) % 16 != 0 { continue }
             number = other
@@ -101,19 +112,46 @@ struct AccessStreams {
         }
         if number == streams.count {
             guard number < Self.most else { return nil }
-            streams.append(Stream(terms: value, stride: stride, low: low, high: high, writes: false))
+            streams.append(Stream(terms: value, fixed: fixed, stride: stride, low: low, high: high, writes: false))
         }
         streams[number].low = min(low, streams[number].low)
         streams[number].high = max(high, streams[number].high)
         if access.use == .write { streams[number].writes = true }
         if access.isAligned { streams[number].aligned = low }
         let place = Self.place(number)
-        return stride == 0 ? .fixed(place: place, offset: Int32(truncatingIfNeeded: low)) : .moving(place: place)
+        return stride == 0
+            ? .fixed(place: place, offset: Int32(truncatingIfNeeded: low)) : .moving(place: place, rest: rest)
+    }
+
+    /// Takes from the sum of two registers the one that the loop does not change.
+    private func split(_ address: GuestAddress, _ values: RegisterValues) -> (fixed: FixedTerm?, rest: GuestAddress) {
+        guard address.base != RegisterIndex.zero, address.index != RegisterIndex.zero else { return (nil, address) }
+        var rest = GuestAddress(
+            base: RegisterIndex.zero, index: address.index, scale: address.scale, displacement: address.displacement)
+        if let fixed = fixedTerm(address.base, scale: 0, values, &rest) { return (fixed, rest) }
+        rest = GuestAddress(base: address.base, displacement: address.displacement)
+        if let fixed = fixedTerm(address.index, scale: address.scale, values, &rest) { return (fixed, rest) }
+        return (nil, address)
+    }
+
+    /// What a register was at the beginning, if the loop does not change it; what it has more goes to `rest`.
+    private func fixedTerm(_ register: UInt8, scale: UInt8, _ values: RegisterValues, _ rest: inout GuestAddress)
+        -> FixedTerm?
+    {
+        let value = values.value(of: register)
+        guard value.index == LinearValue.none, gain(value.origin) == 0,
+            let displacement = Int32(exactly: Int64(rest.displacement) + value.offset << Int64(scale))
+        else { return nil }
+        rest.displacement = displacement
+        return FixedTerm(register: UInt8(truncatingIfNeeded: value.origin), scale: scale)
+    }
+
+    private func gain(_ origin: UInt16) -> Int64? {
+        origin < UInt16(RegisterValues.count) ? shape.gains[Int(origin)] : nil
     }
 
     /// What an address grows by each time round; nil if that is no constant.
     private func stride(_ value: LinearValue) -> Int64? {
-        func gain(_ origin: UInt16) -> Int64? { origin < UInt16(RegisterValues.count) ? shape.gains[Int(origin)] : nil }
         guard let stride = gain(value.origin) else { return nil }
         guard value.index != LinearValue.none else { return stride }
         return gain(value.index).map { stride + $0 << Int64(value.scale) }
@@ -137,12 +175,8 @@ struct RunStreams {
         var values = values
         for (position, plan) in plans.enumerated() where streams.shape.contains(run, run + UInt32(position)) {
             let i = instruction(position)
-            if let access = BlockTranslator.operandAccess(i, plan), let value = values.value(access.address) {
-                operands[position] = streams.join(access, at: value)
-            }
-            if let access = BlockTranslator.stackAccess(i, plan), let value = values.value(access.address) {
-                stacks[position] = streams.join(access, at: value)
-            }
+            operands[position] = BlockTranslator.operandAccess(i, plan).flatMap { streams.join($0, values) }
+            stacks[position] = BlockTranslator.stackAccess(i, plan).flatMap { streams.join($0, values) }
             values.note(i, plan)
         }
     }

@@ -523,9 +523,11 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
+        // Flags may still follow from registers there.
+        if case .endStreams = aside { return endStreams() }
         showState()
         switch aside {
-        case .read, .write: break
+        case .read, .write, .endStreams: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
@@ -552,7 +554,6 @@ struct BlockTranslator: ~Copyable {
         case .leaveForTemporary(let taken): leaveForTemporary(taken: taken)
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
-        case .endStreams: endStreams()
         case .tail(let count):
             if count > 0 || streams != nil { charge(count) }
             // Leads to what follows until there is such code.

@@ -95,6 +95,10 @@ enum ContextLayout {
     static let crossingStart = 968
     static let crossingEnd = 976
     static let crossingCount = 984
+    /// How often each stream could move on in its page when the loop began to go round in its third copy last, 32 bits.
+    static let streamRooms = 992
+    /// How often the loop goes round there then, at most, 32 bits.
+    static let times = 1016
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

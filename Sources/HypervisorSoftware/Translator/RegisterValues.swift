@@ -45,6 +45,8 @@ struct RegisterValues {
     private var values = (0..<UInt16(count)).map { LinearValue(origin: $0) }
     private var origins = UInt16(count)
 
+    func value(of register: UInt8) -> LinearValue { values[Int(register)] }
+
     /// The linear address of `address`; nil if it is no such sum.
     func value(_ address: GuestAddress) -> LinearValue? {
         var value: LinearValue? = values[Int(address.base)]

@@ -39,12 +39,18 @@ extension BlockTranslator {
         if !isMet { storeX87Record() }
         if streams != nil, isMet {
             code.arithmetic(5, wide: false, .context(ContextLayout.budget), count)
-            aside(code.jump(if: HostCondition.negative), .endStreams)
-        } else {
-            charge(count)
-            aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+            loop?.places.append(code.jump(if: HostCondition.notNegative))
+            aside(code.jump(), .endStreams)
+            return
         }
-        if isMet { loop?.places.append(code.jump()) } else { code.jump(entry) }
+        charge(count)
+        if isMet {
+            loop?.places.append(code.jump(if: HostCondition.notNegative))
+            aside(code.jump(), .dispatch(target: start, site: 0))
+        } else {
+            code.jump(if: HostCondition.notNegative, entry)
+            aside(code.jump(), .dispatch(target: start, site: 0))
+        }
     }
 
     /// Writes the other copies of the code of a loop, each by `write`. The second one begins as the first one ends. The third
@@ -98,9 +104,7 @@ extension BlockTranslator {
         let head = code.position
         code.arithmetic(5, wide: false, .context(ContextLayout.patience), 1)
         code.jump(if: HostCondition.notNegative, second)
-        code.instruction(wide: false, 0xc7, reg: 0, rm: .context(ContextLayout.patience))
-        code.doubleWord(Self.patience)
-        for place in loop?.ends ?? [] { code.land(place) }
+        store(Self.patience, ContextLayout.patience)
         enterStreams(found, leastCount: shape.leastCount, body: body, otherwise: second)
         return head
     }
@@ -120,56 +124,125 @@ extension BlockTranslator {
     private mutating func enterStreams(
         _ streams: [AccessStreams.Stream], leastCount: Int32, body: Int, otherwise: Int
     ) {
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        let times = ContextLayout.otherTemporary
-        var isLimited = false
         code.forgetAll()
-        for (number, stream) in streams.enumerated() {
-            let place = AccessStreams.place(number)
-            makeOffset(stream.address, .second, spare: .first)
-            if let aligned = stream.aligned {
-                code.address(.first, HostMemory(.second, Int32(truncatingIfNeeded: aligned - stream.low)))
-                code.instruction(wide: false, 0xf6, reg: 0, rm: .number(first), isByte: true)  // TEST
-                code.byte(15)
-                code.jump(if: HostCondition.notEqual, otherwise)
-            }
-            let use = stream.writes ? MemoryUse.write : .read
-            code.link(checkPage(size: stream.span, use, aligned: false), to: otherwise)
-            let host = HostOperand.memory(tlbEntry(TranslationBuffer.Entry.hostOffset))
-            if stream.stride == 0 {
-                code.instruction(wide: true, 0x03, reg: second, rm: host)
-                code.address(.second, HostMemory(.second, Int32(truncatingIfNeeded: -stream.low)))
-                code.store(.second, .context(place))
-                continue
-            }
-            code.store(.second, .context(ContextLayout.temporary))
-            code.instruction(wide: true, 0x8b, reg: second, rm: host)
-            code.instruction(wide: true, 0x2b, reg: second, rm: .memory(tlbEntry(use.tagOffset)))
-            code.store(.second, .context(place))
-            code.load(.first, .context(ContextLayout.temporary))
-            divideRoom(stream)
-            if isLimited {
-                code.instruction(wide: true, 0x3b, reg: first, rm: .context(times))
-                code.instruction(wide: true, .map0F, 0x47, reg: first, rm: .context(times))  // CMOVA
-            }
-            code.store(.first, .context(times))
-            isLimited = true
+        for (number, stream) in streams.enumerated() where stream.stride == 0 {
+            for place in lookUp(stream) { code.link(place, to: otherwise) }
+            code.instruction(
+                wide: true, 0x03, reg: HostRegister.second.rawValue,
+                rm: .memory(tlbEntry(TranslationBuffer.Entry.hostOffset)))
+            code.address(.second, HostMemory(.second, Int32(truncatingIfNeeded: -stream.low)))
+            code.store(.second, .context(AccessStreams.place(number)))
         }
-        if isLimited {
-            code.load(.first, .context(times))
-            code.arithmetic(7, wide: false, .register(.first), Self.fewestTimes)
-            code.jump(if: HostCondition.below, otherwise)
-            // The budget becomes negative when the loop has gone round so often, and once more.
-            code.instruction(wide: false, 0x69, reg: first, rm: .register(.first))  // IMUL
-            code.doubleWord(leastCount)
-            code.arithmetic(0, wide: false, .register(.first), leastCount - 1)
-            code.instruction(wide: false, 0x8b, reg: second, rm: .context(ContextLayout.budget))
-            code.instruction(wide: false, 0x2b, reg: second, rm: .register(.first))
-            code.jump(if: HostCondition.lessOrEqual, body)
-            code.instruction(wide: false, 0x89, reg: second, rm: .context(ContextLayout.heldBack))
-            code.instruction(wide: false, 0x89, reg: first, rm: .context(ContextLayout.budget))
+        let moving = streams.enumerated().filter { $0.element.stride != 0 }
+        // Pages that other loops went through are not known.
+        if moving.count > 1 { store(4096, ContextLayout.times) }
+        for place in loop?.ends ?? [] { code.land(place) }
+        var missed: [Int] = []
+        for (number, stream) in moving {
+            missed += enter(stream, number, mayBeKnown: moving.count > 1, isFirst: number == moving[0].offset)
         }
+        if moving.isEmpty {
+            code.jump(body)
+        } else {
+            limit(leastCount: leastCount, body: body, otherwise: otherwise)
+        }
+        // Most often one access lies in two pages.
+        for place in missed { code.land(place) }
+        store(0, ContextLayout.patience)
+        code.jump(otherwise)
+    }
+
+    /// Shortens the time slice to the times in the first register; goes on in `body` if it is shorter, and in `otherwise` where the
+    /// times are few.
+    private mutating func limit(leastCount: Int32, body: Int, otherwise: Int) {
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        code.arithmetic(7, wide: false, .register(.first), Self.fewestTimes)
+        let few = code.jump(if: HostCondition.below)
+        code.address(.second, HostMemory(.first, 1))
+        store32(.second, ContextLayout.times)
+        // The budget becomes negative when the loop has gone round so often, and once more.
+        code.instruction(wide: false, 0x69, reg: first, rm: .register(.first))  // IMUL
+        code.doubleWord(leastCount)
+        code.arithmetic(0, wide: false, .register(.first), leastCount - 1)
+        code.instruction(wide: false, 0x8b, reg: second, rm: .context(ContextLayout.budget))
+        code.instruction(wide: false, 0x2b, reg: second, rm: .register(.first))
+        code.jump(if: HostCondition.lessOrEqual, body)
+        store32(.second, ContextLayout.heldBack)
+        store32(.first, ContextLayout.budget)
         code.jump(body)
+        code.land(few)
+        // The next attempt is behind them.
+        store32(.first, ContextLayout.patience)
+        code.jump(otherwise)
+    }
+
+    /// The linear address of a stream becomes the offset in its page, in the second register, and the first one leads to the
+    /// page's entry in the soft TLB. Returns the places of jumps for when it cannot be reached.
+    private mutating func lookUp(_ stream: AccessStreams.Stream) -> [Int] {
+        var missed: [Int] = []
+        makeOffset(stream.address, .second, spare: .first)
+        if let aligned = stream.aligned {
+            code.address(.first, HostMemory(.second, Int32(truncatingIfNeeded: aligned - stream.low)))
+            code.instruction(wide: false, 0xf6, reg: 0, rm: .register(.first), isByte: true)  // TEST
+            code.byte(15)
+            missed.append(code.jump(if: HostCondition.notEqual))
+        }
+        return missed + [checkPage(size: stream.span, stream.use, aligned: false)]
+    }
+
+    /// Looks up the page of a stream. The first register becomes the number of times that it can move on there, or that of the
+    /// streams before it if that is less. Returns the places of jumps for when it cannot be reached.
+    /// - Parameter mayBeKnown: whether the page of the last time may last.
+    private mutating func enter(_ stream: AccessStreams.Stream, _ number: Int, mayBeKnown: Bool, isFirst: Bool)
+        -> [Int]
+    {
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        let room = ContextLayout.streamRooms + number * 4
+        var known: Int?
+        if mayBeKnown {
+            code.instruction(wide: false, 0x8b, reg: first, rm: .context(room))
+            code.instruction(wide: false, 0x2b, reg: first, rm: .context(ContextLayout.times))
+            known = code.jump(if: HostCondition.notNegative)
+        }
+        let missed = lookUp(stream)
+        code.store(.second, .context(ContextLayout.temporary))
+        code.load(.second, tlbEntry(TranslationBuffer.Entry.hostOffset))
+        code.instruction(wide: true, 0x2b, reg: second, rm: .memory(tlbEntry(stream.use.tagOffset)))
+        if let term = stream.fixed { addToSecond(term) }
+        code.store(.second, .context(AccessStreams.place(number)))
+        code.load(.first, .context(ContextLayout.temporary))
+        divideRoom(stream)
+        if let known {
+            code.land(known)
+            store32(.first, room)
+        }
+        let least = HostOperand.context(ContextLayout.otherTemporary)
+        if !isFirst {
+            code.instruction(wide: false, 0x3b, reg: first, rm: least)
+            code.instruction(wide: false, .map0F, 0x47, reg: first, rm: least)  // CMOVA
+        }
+        if mayBeKnown { store32(.first, ContextLayout.otherTemporary) }
+        return missed
+    }
+
+    private mutating func store(_ value: Int32, _ place: Int) {
+        code.instruction(wide: false, 0xc7, reg: 0, rm: .context(place))
+        code.doubleWord(value)
+    }
+
+    private mutating func store32(_ register: HostRegister, _ place: Int) {
+        code.instruction(wide: false, 0x89, reg: register.rawValue, rm: .context(place))
+    }
+
+    /// Adds a part of an address to the second register. May use the first one.
+    private mutating func addToSecond(_ term: AccessStreams.FixedTerm) {
+        switch home(term.register, apartFrom: .second) {
+        case .register(let register): code.address(.second, HostMemory(.second, index: register, scale: term.scale))
+        case .slot(let place):
+            code.load(.first, .context(place))
+            code.address(.second, HostMemory(.second, index: .first, scale: term.scale))
+        case nil: break
+        }
     }
 
     /// The offset of a stream in its page, in the first register, becomes the number of times that it can move on there.
@@ -198,15 +271,16 @@ extension BlockTranslator {
         takeHeldBack()
         addToBudget()
         aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+        // It is a long one.
+        store(0, ContextLayout.patience)
         loop?.ends.append(code.jump())
     }
 
     /// The first register becomes what was held back, of which nothing is left.
     mutating func takeHeldBack() {
-        let place = HostOperand.context(ContextLayout.heldBack)
-        code.instruction(wide: false, 0x8b, reg: HostRegister.first.rawValue, rm: place)
-        code.instruction(wide: false, 0xc7, reg: 0, rm: place)
-        code.doubleWord(0)
+        code.instruction(
+            wide: false, 0x8b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.heldBack))
+        store(0, ContextLayout.heldBack)
     }
 
     /// Adds the first register to the time slice; the sign flag says whether it is over.
@@ -214,30 +288,32 @@ extension BlockTranslator {
         code.instruction(wide: false, 0x01, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.budget))
     }
 
-    /// The memory at `address`, of a stream with this place. Uses the first register; the host's flags stay.
-    mutating func reachMoving(_ place: Int, _ address: GuestAddress) -> HostMemory {
-        switch (home(address.base, apartFrom: .second), home(address.index, apartFrom: .second)) {
-        case (.register(.first), nil):
+    /// The memory of a stream with this place, to which `rest` is added. Uses the first register; the host's flags stay.
+    mutating func reachMoving(_ place: Int, _ rest: GuestAddress) -> HostMemory {
+        switch (home(rest.base, apartFrom: .second), home(rest.index, apartFrom: .second)) {
+        case (.register(.first), nil), (nil, .register(.first)):
             loadSecond(place)
-            code.address(.second, HostMemory(.second, index: .first))
-            return HostMemory(.second, address.displacement)
-        case (.register(let base), nil):
+            code.address(.second, HostMemory(.second, index: .first, scale: rest.scale))
+            return HostMemory(.second, rest.displacement)
+        case (.register(let register), nil), (nil, .register(let register)):
             loadSecond(place)
-            return HostMemory(base, index: .second, address.displacement)
-        case (nil, .register(let index)) where index != .first:
-            loadSecond(place)
-            return HostMemory(.second, index: index, scale: address.scale, address.displacement)
+            return HostMemory(.second, index: register, scale: rest.scale, rest.displacement)
+        case (.slot(let slot), nil), (nil, .slot(let slot)):
+            code.load(.second, .context(slot))
+            code.load(.first, .context(place))
+            code.address(.second, HostMemory(.first, index: .second, scale: rest.scale))
+            return HostMemory(.second, rest.displacement)
         case (.register(let base), .register(let index)) where index != .first:
             loadSecond(place)
             code.address(.second, HostMemory(.second, index: base))
-            return HostMemory(.second, index: index, scale: address.scale, address.displacement)
-        case (.slot(let base), let index) where index == nil || index?.register != nil && index?.register != .first:
+            return HostMemory(.second, index: index, scale: rest.scale, rest.displacement)
+        case (.slot(let base), .register(let index)) where index != .first:
             code.load(.second, .context(base))
             code.load(.first, .context(place))
             code.address(.second, HostMemory(.second, index: .first))
-            return HostMemory(.second, index: index?.register, scale: address.scale, address.displacement)
+            return HostMemory(.second, index: index, scale: rest.scale, rest.displacement)
         default:
-            makeOffset(address, .second, spare: .first)
+            makeOffset(rest, .second, spare: .first)
             code.load(.first, .context(place))
             code.address(.second, HostMemory(.second, index: .first))
             return HostMemory(.second)

@@ -135,7 +135,7 @@ extension BlockTranslator {
         case .stream(.fixed(let place, let offset)):
             loadSecond(place)
             memory = HostMemory(.second, offset)
-        case .stream(.moving(let place)): memory = reachMoving(place, address)
+        case .stream(.moving(let place, let rest)): memory = reachMoving(place, rest)
         }
         keepFlags()
         return memory
