@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory accesses of a block whose addresses differ by constants: the first one looks the page up for all of them.
+// Memory accesses of a block, and of those joined to it, whose addresses differ by constants: the first one looks the page up
+// for all of them.
 
 /// How an instruction names memory: a base, an index that is shifted left by `scale`, and a displacement. The registers are
 /// numbered as in `DecodedInstruction`.
@@ -44,8 +45,9 @@ enum AccessWay {
     }
 }
 
-/// The groups of a block: accesses close to each other, relative to what registers had at one time.
-struct AccessGroups: ~Copyable {
+/// The groups of a block and of those that are joined to it: accesses close to each other, relative to what registers had
+/// at one time. An access belongs to a group only where control comes from the group's first.
+struct AccessGroups {
     /// One access of a group.
     struct Member {
         var group: Int
@@ -63,6 +65,12 @@ struct AccessGroups: ~Copyable {
     /// A longer group would cross a page too often.
     static let longest: Int64 = 256
 
+    /// Where an access is made: the number of the run of instructions, and the position there.
+    struct Position: Equatable {
+        var run: Int
+        var position: Int
+    }
+
     private struct Group {
         /// What the addresses have in common.
         var terms: LinearValue
@@ -71,97 +79,76 @@ struct AccessGroups: ~Copyable {
         var low: Int64
         var high: Int64
         var writes: Bool
-        /// The position of the first access.
-        var first: Int
+        var first: Position
         var members = 1
         /// Its number in the context; -1 when it has no place there.
         var place = -1
     }
 
-    private struct Reference {
-        var group: Int32 = -1
-        var low: Int32 = 0
+    /// An access of some group.
+    struct Reference {
+        fileprivate var group: Int32
+        fileprivate var low: Int32
+    }
+
+    /// The groups whose first access lies on the way to some place.
+    struct Reachable {
+        fileprivate var numbers: [Int] = []
     }
 
     private var groups: [Group] = []
-    /// By position: the access through ModRM, and the one to the stack. Empty where there are no groups.
-    private var references: [(operand: Reference, stack: Reference)] = []
 
-    /// Finds the groups of the instructions with `plans`; none in plain code.
+    /// Puts an access into the group of an earlier one, or, if it can lead, into one of its own.
     /// - Parameters:
-    ///   - most: how many there may be.
-    ///   - streams: accesses that belong to streams, and so to no group.
-    init(
-        _ plans: [TranslationPlan], isPlain: Bool, most: Int, except streams: RunStreams?,
-        _ instruction: (Int) -> DecodedInstruction
-    ) {
-        if isPlain || !Self.mayHaveGroup(plans, instruction) { return }
-        references = Array(repeating: (Reference(), Reference()), count: plans.count)
-        var values = RegisterValues()
-        for (position, plan) in plans.enumerated() {
-            let i = instruction(position)
-            let operand = BlockTranslator.operandAccess(i, plan)
-            let stack = BlockTranslator.stackAccess(i, plan)
-            if let operand, !operand.isAligned, streams?.operands[position] == nil {
-                references[position].operand = join(operand, values, position, canLead: stack == nil)
-            }
-            if let stack, streams?.stacks[position] == nil {
-                references[position].stack = join(stack, values, position, canLead: !i.isMemory)
-            }
-            values.note(i, plan)
-        }
-        var used = 0
-        for number in groups.indices where groups[number].members > 1 && used < most {
-            groups[number].place = used
-            used += 1
-        }
-    }
-
-    /// Whether more than one instruction may access memory.
-    private static func mayHaveGroup(_ plans: [TranslationPlan], _ instruction: (Int) -> DecodedInstruction) -> Bool {
-        var isFirst = true
-        for (position, plan) in plans.enumerated() where plan != .nothing {
-            let i = instruction(position)
-            guard i.isMemory || BlockTranslator.stackAccess(i, plan) != nil else { continue }
-            if !isFirst { return true }
-            isFirst = false
-        }
-        return false
-    }
-
-    private mutating func join(
-        _ access: PlainAccess, _ values: RegisterValues, _ position: Int, canLead: Bool
-    ) -> Reference {
-        guard let value = values.value(access.address) else { return Reference() }
+    ///   - values: what the registers have there.
+    ///   - reachable: the groups of accesses before it, which the new one becomes one of.
+    mutating func join(
+        _ access: PlainAccess, _ values: inout RegisterValues, at position: Position, canLead: Bool,
+        _ reachable: inout Reachable
+    ) -> Reference? {
+        guard !access.isAligned, let value = values.knownValue(access.address) else { return nil }
         let low = value.offset
         let high = low + Int64(access.size)
         let writes = access.use == .write
-        for number in groups.indices.reversed() where groups[number].terms.hasTerms(of: value) {
+        for number in reachable.numbers.reversed() where groups[number].terms.hasTerms(of: value) {
             let group = groups[number]
             guard max(high, group.high) - min(low, group.low) <= Self.longest else { break }
+            // Who has only read may never come here, and the page be one that is only read.
+            if writes, !group.writes, group.first.run != position.run { continue }
             groups[number].low = min(low, group.low)
             groups[number].high = max(high, group.high)
             groups[number].writes = group.writes || writes
             groups[number].members += 1
             return Reference(group: Int32(number), low: Int32(truncatingIfNeeded: low))
         }
-        guard canLead, access.canLead else { return Reference() }
+        guard canLead, access.canLead else { return nil }
+        reachable.numbers.append(groups.count)
         groups.append(Group(terms: value, base: low, low: low, high: high, writes: writes, first: position))
         return Reference(group: Int32(groups.count - 1), low: Int32(truncatingIfNeeded: low))
     }
 
-    /// The access through ModRM of the instruction at `position`, if it belongs to a group.
-    func operand(_ position: Int) -> Member? {
-        references.isEmpty ? nil : member(references[position].operand, position)
+    /// Gives groups with more than one member their places in the context.
+    /// - Parameters:
+    ///   - most: how many places there are.
+    ///   - origins: for each run the number of the one before it, below its own; nil for the first.
+    mutating func place(most: Int, _ origins: [Int?]) {
+        var used: [Int] = []
+        var number = 0
+        for (run, origin) in origins.enumerated() {
+            var place = origin.map { used[$0] } ?? 0
+            while number < groups.count, groups[number].first.run == run {
+                if groups[number].members > 1, place < most {
+                    groups[number].place = place
+                    place += 1
+                }
+                number += 1
+            }
+            used.append(place)
+        }
     }
 
-    /// The access to the stack.
-    func stack(_ position: Int) -> Member? {
-        references.isEmpty ? nil : member(references[position].stack, position)
-    }
-
-    private func member(_ reference: Reference, _ position: Int) -> Member? {
-        guard reference.group >= 0 else { return nil }
+    /// The access at `position`, if it belongs to a group that has a place.
+    func member(_ reference: Reference, at position: Position) -> Member? {
         let group = groups[Int(reference.group)]
         guard group.place >= 0 else { return nil }
         return Member(

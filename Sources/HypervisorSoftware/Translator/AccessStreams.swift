@@ -157,27 +157,3 @@ struct AccessStreams {
         return gain(value.index).map { stride + $0 << Int64(value.scale) }
     }
 }
-
-/// The accesses of a run of instructions that belong to streams, by position: through ModRM, and to the stack.
-struct RunStreams {
-    private(set) var operands: [AccessStreams.Member?]
-    private(set) var stacks: [AccessStreams.Member?]
-
-    /// - Parameters:
-    ///   - run: the run's first slot.
-    ///   - values: what registers have at its beginning.
-    init(
-        _ plans: [TranslationPlan], _ run: UInt32, _ values: RegisterValues, _ streams: inout AccessStreams,
-        _ instruction: (Int) -> DecodedInstruction
-    ) {
-        operands = Array(repeating: nil, count: plans.count)
-        stacks = operands
-        var values = values
-        for (position, plan) in plans.enumerated() where streams.shape.contains(run, run + UInt32(position)) {
-            let i = instruction(position)
-            operands[position] = BlockTranslator.operandAccess(i, plan).flatMap { streams.join($0, values) }
-            stacks[position] = BlockTranslator.stackAccess(i, plan).flatMap { streams.join($0, values) }
-            values.note(i, plan)
-        }
-    }
-}

@@ -67,9 +67,6 @@ struct BlockTranslator: ~Copyable {
     /// Bytes that the code of any block has at least, and in which nobody comes back to it: a jump that takes the place of
     /// invalid code, whose displacement has 32 bits.
     static let shortestBlock = 5
-    /// Most instructions of blocks that are joined to one.
-    private static let mostJoined = 40
-
     var code: Assembler
     let routines: SharedRoutines
     let set: AccessSet
@@ -88,18 +85,17 @@ struct BlockTranslator: ~Copyable {
     var shape: LoopShape?
     /// Not nil while the third copy of a loop is written.
     var streams: AccessStreams?
+    /// What is written: one copy of the code.
+    private var unit: TranslationUnit?
     /// Whether the code has a copy for accesses that run through pages.
     var hasStreams = false
     /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
     var values: RegisterValues?
     private var asides: [Branch] = []
-    /// The blocks that were joined to this one, in all its copies.
+    /// The slots of the headers of blocks that were joined to this one, in all its copies.
     private(set) var joined: [UInt32] = []
-    /// Those joined to the present copy, and their instructions.
-    private var present: [UInt32] = []
-    private var instructionsJoined = 0
-    /// The block that is to be written next, where control comes to it, and what is charged before it.
-    private var join: (block: Neighbour, count: Int32)?
+    /// What is to be written next, where control comes to it, and what is charged before it.
+    private var join: (run: Int, count: Int32)?
 
     // The instruction being translated.
     var slot: UInt32 = 0
@@ -167,90 +163,29 @@ struct BlockTranslator: ~Copyable {
     ) -> Int {
         start = UInt64(instruction(firstSlot).pageOffset)
         entry = prologue(start, owner)
-        let total = min(total, Self.longest)
-        let run = Run(firstSlot, total, instruction, &self)
-        translateOnce(run, instruction)
-        translateLoop { block in
-            if block.streams == nil { return block.translateOnce(run, instruction) }
-            block.translateOnce(Run(firstSlot, total, instruction, &block), instruction)
+        let unit = plan(firstSlot, total, instruction)
+        translateOnce(unit, instruction)
+        if let loop {
+            translateLoop(loop.state, unit, instruction) {
+                $0.plan(firstSlot, total, streams: $1, instruction)
+            }
         }
         return entry
     }
 
-    /// A block's instructions, and what is known of them before any code is written.
-    private struct Run: ~Copyable {
-        let firstSlot: UInt32
-        let plans: [TranslationPlan]
-        /// The flags that are seen after each.
-        var live: [Flags]
-        private let groups: AccessGroups
-        private var streams: RunStreams?
-
-        init(
-            _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction,
-            _ block: inout BlockTranslator
-        ) {
-            self.firstSlot = firstSlot
-            plans = (0..<total).map { block.plan(instruction(firstSlot + UInt32($0))) }
-            live = Array(repeating: .status, count: total)
-            if let values = block.values, block.streams != nil {
-                streams = block.findStreams(plans, firstSlot, values) { instruction(firstSlot + UInt32($0)) }
-            }
-            groups = AccessGroups(
-                plans, isPlain: block.isPlain,
-                most: ContextLayout.groupCount - (block.streams == nil ? 0 : AccessStreams.most), except: streams
-            ) { instruction(firstSlot + UInt32($0)) }
-            var needed = Flags.status
-            for position in stride(from: total - 1, through: 0, by: -1) {
-                let i = instruction(firstSlot + UInt32(position))
-                live[position] = needed
-                let use = plans[position].flagUse(i)
-                let isReachable = plans[position] == .integer && isReachable(position, i)
-                needed =
-                    plans[position].canStop(i) && !isReachable
-                    ? .status : needed.subtracting(use.replaces).union(use.reads)
-            }
-        }
-
-        var total: Int { plans.count }
-
-        /// The way of the access through ModRM of the instruction at `position`.
-        func operand(_ position: Int) -> AccessWay {
-            if let member = streams?.operands[position] { return .stream(member) }
-            return groups.operand(position).map { .group($0) } ?? .alone
-        }
-
-        /// That of its access to the stack.
-        func stack(_ position: Int) -> AccessWay {
-            if let member = streams?.stacks[position] { return .stream(member) }
-            return groups.stack(position).map { .group($0) } ?? .alone
-        }
-
-        /// Whether the instruction at `position`, which is `i`, is a PUSH or POP that finds its memory without the stack pointer.
-        func onlyMovesStack(_ position: Int, _ i: DecodedInstruction) -> Bool {
-            guard plans[position] == .integer, !i.isMemory, case .group(let member) = stack(position), !member.isFirst
-            else { return false }
-            switch Operation(rawValue: i.operation) {
-            case .push: return i.shape == Form.immediate.rawValue || i.rm != RegisterIndex.rsp
-            case .pop: return i.rm != RegisterIndex.rsp
-            default: return false
-            }
-        }
-
-        /// Whether the instruction at `position`, which is `i`, accesses memory, and all of it is reachable by then.
-        private func isReachable(_ position: Int, _ i: DecodedInstruction) -> Bool {
-            let hasStack = BlockTranslator.stackAccess(i, plans[position]) != nil
-            guard i.isMemory || hasStack else { return false }
-            return (!i.isMemory || operand(position).isReachable) && (!hasStack || stack(position).isReachable)
-        }
+    private func plan(
+        _ firstSlot: UInt32, _ total: Int, streams: AccessStreams? = nil, _ instruction: (UInt32) -> DecodedInstruction
+    ) -> TranslationUnit {
+        TranslationUnit(
+            firstSlot, min(total, Self.longest), start: start, neighbours: neighbours, leavesSystem: leavesSystem,
+            streams: streams, instruction)
     }
 
     /// Writes the code once, with the blocks that are joined to it and what lies beside it.
-    private mutating func translateOnce(_ run: borrowing Run, _ instruction: (UInt32) -> DecodedInstruction) {
-        present.removeAll(keepingCapacity: true)
-        instructionsJoined = 0
-        translateStraight(run, after: 0, instruction)
-        translateJoined(instruction)
+    mutating func translateOnce(_ unit: TranslationUnit, _ instruction: (UInt32) -> DecodedInstruction) {
+        self.unit = unit
+        translateStraight(unit, 0, after: 0, instruction)
+        translateJoined(unit, instruction)
         // Asides may make others.
         var next = 0
         while next < asides.count {
@@ -258,7 +193,7 @@ struct BlockTranslator: ~Copyable {
             if case .branch(let target, let count) = branch.aside {
                 begin(branch)
                 edge(target, count: count)
-                translateJoined(instruction)
+                translateJoined(unit, instruction)
             } else {
                 code.switchSection()
                 begin(branch)
@@ -271,41 +206,44 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// Writes the blocks that control goes on in from here.
-    private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
-        while let (block, count) = join {
+    private mutating func translateJoined(
+        _ unit: TranslationUnit, _ instruction: (UInt32) -> DecodedInstruction
+    ) {
+        while let (next, count) = join {
             join = nil
-            shape?.begin(block.slot + 1, from: (run, slot))
-            translateStraight(Run(block.slot + 1, block.count, instruction, &self), after: count, instruction)
+            shape?.begin(unit.runs[next].firstSlot, from: (run, slot))
+            translateStraight(unit, next, after: count, instruction)
         }
     }
 
     /// Writes the straight path of a block, with `before` instructions to be charged when it begins.
     private mutating func translateStraight(
-        _ run: borrowing Run, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
+        _ unit: TranslationUnit, _ number: Int, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         code.forgetAll()
-        self.run = run.firstSlot
+        run = unit.runs[number].firstSlot
+        let total = unit.runs[number].steps.count
         var open = true
-        for position in 0..<run.total where open {
-            slot = run.firstSlot + UInt32(position)
+        for position in 0..<total where open {
+            let step = unit.runs[number].steps[position]
+            slot = run + UInt32(position)
             self.count = before + Int32(position + 1)
             let i = instruction(slot)
-            let plan = run.plans[position]
+            let plan = step.plan
             misses.removeAll(keepingCapacity: true)
-            operandWay = run.operand(position)
-            stackWay = run.stack(position)
-            movesStackNext =
-                position + 1 < run.total && run.onlyMovesStack(position + 1, instruction(slot + 1))
+            operandWay = unit.operand(number, position)
+            stackWay = unit.stack(number, position)
+            movesStackNext = unit.onlyMovesStack(number, position + 1, instruction(slot + 1))
             let source = flags.replay?.registers ?? 0
             let changesSource = source != 0 && RegisterUse.written(i, plan) & source != 0
             let use = plan.flagUse(i)
             losesFlags =
-                changesSource && !run.live[position].subtracting(use.replaces).isEmpty && !steps(i, plan)
+                changesSource && !step.live.subtracting(use.replaces).isEmpty && !steps(i, plan)
             if losesFlags, !plan.canStop(i) { keepFlags() }
             if plan == .system || plan == .systemHelper { values = nil } else { values?.note(i, plan) }
             switch plan {
             case .nothing: break
-            case .integer: translateInteger(i, run.live[position])
+            case .integer: translateInteger(i, step.live)
             case .vector: translateVector(i)
             case .x87: translateX87(i)
             case .string: translateString(i)
@@ -340,8 +278,8 @@ struct BlockTranslator: ~Copyable {
             }
         }
         if open {
-            let end = instruction(run.firstSlot + UInt32(run.total))
-            self.count = before + Int32(run.total)
+            let end = instruction(run + UInt32(total))
+            self.count = before + Int32(total)
             edge(UInt64(end.pageOffset), count: self.count)
         }
     }
@@ -371,7 +309,7 @@ struct BlockTranslator: ~Copyable {
         let here = 4096 - Int(i.pageOffset)
         compareCode(start, window, 0..<here)
         compareCode(4096, window, here..<Int(i.length))
-        translateOnce(Run(slot, 1, instruction, &self), instruction)
+        translateOnce(plan(slot, 1, instruction), instruction)
         return entry
     }
 
@@ -394,11 +332,6 @@ struct BlockTranslator: ~Copyable {
             }
             aside(code.jump(if: HostCondition.notEqual), .dispatch(target: start, site: 0))
         }
-    }
-
-    private func plan(_ i: DecodedInstruction) -> TranslationPlan {
-        let plan = TranslationPlan.of(i)
-        return leavesSystem && plan.isOfSystem(i) ? .leave : plan
     }
 
     /// What code does that became invalid, and in front of its entry where that is and whose it is (`CodeEntry`).
@@ -582,8 +515,10 @@ struct BlockTranslator: ~Copyable {
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if leadsBack(target) { return repeatBlock(count: count) }
-        if let block = neighbour(target) {
-            join = (block, count)
+        if let unit, let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)) {
+            let header = unit.runs[next].firstSlot - 1
+            if !joined.contains(header) { joined.append(header) }
+            join = (next, count)
             return
         }
         endBlock(target, count: count)
@@ -593,18 +528,6 @@ struct BlockTranslator: ~Copyable {
     mutating func endBlock(_ target: UInt64, count: Int32) {
         chargeOrLeave(for: target, count: count)
         goOn(target)
-    }
-
-    /// The block at `target`, an offset from the page base, if it shall be joined to this one.
-    private mutating func neighbour(_ target: UInt64) -> Neighbour? {
-        guard let block = neighbours?.find(target), !present.contains(block.slot),
-            instructionsJoined + block.count <= Self.mostJoined,
-            streams?.shape.leadsBack(block.slot + 1, from: (run, slot)) ?? true
-        else { return nil }
-        instructionsJoined += block.count
-        present.append(block.slot)
-        if !joined.contains(block.slot) { joined.append(block.slot) }
-        return block
     }
 }
 

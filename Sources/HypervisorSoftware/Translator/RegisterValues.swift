@@ -58,6 +58,16 @@ struct RegisterValues {
         return value?.moved(by: Int64(address.displacement))
     }
 
+    /// The linear address of `address`. Registers whose sum would have too many terms get values of which nothing else is known.
+    mutating func knownValue(_ address: GuestAddress) -> LinearValue? {
+        if let value = value(address) { return value }
+        for register in [address.base, address.index] where values[Int(register)].index != LinearValue.none {
+            values[Int(register)] = LinearValue(origin: origins)
+            origins &+= 1
+        }
+        return value(address)
+    }
+
     /// What each register gained since the beginning; nil where that is no constant.
     var gains: [Int64?] {
         values.indices.map { number in

@@ -304,7 +304,7 @@ extension BlockTranslator {
 extension DecodedInstruction {
     /// Whether a call is one that a return comes back from. A call that leads over some bytes behind it makes its own
     /// address known, or is half of an indirect jump whose target nobody shall predict.
-    fileprivate var expectsReturn: Bool { immediate &- nextPageOffset > 16 }
+    var expectsReturn: Bool { immediate &- nextPageOffset > 16 }
 
     /// Whether it puts a value at the top of the stack, as PUSH or MOV.
     fileprivate var writesStackTop: Bool {

@@ -53,70 +53,61 @@ extension BlockTranslator {
         }
     }
 
-    /// Writes the other copies of the code of a loop, each by `write`. The second one begins as the first one ends. The third
-    /// has accesses that it does not look up, and is entered where that is so for some times that it goes round.
-    mutating func translateLoop(_ write: (inout BlockTranslator) -> Void) {
-        guard let state = loop?.state else { return }
+    /// Writes the other copies of the code of a loop, whose first one is of `unit` and comes back in `state`. The second one begins
+    /// so. The third has accesses that it does not look up, and is entered where that is so for some times that it goes round.
+    /// - Parameter plan: plans a unit with streams.
+    mutating func translateLoop(
+        _ state: BlockState, _ unit: TranslationUnit, _ instruction: (UInt32) -> DecodedInstruction,
+        plan: (borrowing BlockTranslator, AccessStreams) -> TranslationUnit
+    ) {
         code.align()
         let second = code.position
-        landPlaces()
+        for place in takePlaces() { code.land(place) }
         self.state = state
         shape = LoopShape()
         values = RegisterValues()
-        write(&self)
-        let places = loop?.places ?? []
+        translateOnce(unit, instruction)
+        values = nil
         let shape = self.shape
         self.shape = nil
-        let third = shape.flatMap { translateStreams($0, state, second: second, write) }
-        values = nil
-        for place in places { code.link(place, to: third ?? second) }
+        let places = takePlaces()
+        var target = second
+        if let shape, !shape.gains.isEmpty {
+            let unit = plan(self, AccessStreams(shape))
+            if unit.streams?.streams.isEmpty == false {
+                target = translateStreams(unit, shape, state, second: second, instruction)
+            }
+        }
+        for place in places { code.link(place, to: target) }
     }
 
-    private mutating func landPlaces() {
-        for place in loop?.places ?? [] { code.land(place) }
-        loop?.places.removeAll()
+    private mutating func takePlaces() -> [Int] {
+        defer { loop?.places.removeAll() }
+        return loop?.places ?? []
     }
 
     // MARK: The third copy
 
-    /// Writes the third copy. Returns where its head is; nil if there is no such copy because the loop has no streams.
+    /// Writes the third copy. Returns where its head is.
     private mutating func translateStreams(
-        _ shape: LoopShape, _ state: BlockState, second: Int, _ write: (inout BlockTranslator) -> Void
-    ) -> Int? {
-        guard !shape.gains.isEmpty else { return nil }
-        let (before, farBefore) = (code, farTargets)
-        loop?.places.removeAll()
+        _ unit: TranslationUnit, _ shape: LoopShape, _ state: BlockState, second: Int,
+        _ instruction: (UInt32) -> DecodedInstruction
+    ) -> Int {
         code.align()
         let body = code.position
         self.state = state
-        values = RegisterValues()
-        streams = AccessStreams(shape)
-        write(&self)
+        streams = unit.streams
+        translateOnce(unit, instruction)
         let found = streams?.streams ?? []
         streams = nil
-        guard !found.isEmpty else {
-            code = before
-            farTargets = farBefore
-            return nil
-        }
         hasStreams = true
-        for place in loop?.places ?? [] { code.link(place, to: body) }
+        for place in takePlaces() { code.link(place, to: body) }
         let head = code.position
         code.arithmetic(5, wide: false, .context(ContextLayout.patience), 1)
         code.jump(if: HostCondition.notNegative, second)
         store(Self.patience, ContextLayout.patience)
         enterStreams(found, leastCount: shape.leastCount, body: body, otherwise: second)
         return head
-    }
-
-    /// The accesses of a run of instructions that belong to streams.
-    mutating func findStreams(
-        _ plans: [TranslationPlan], _ run: UInt32, _ values: RegisterValues, _ instruction: (Int) -> DecodedInstruction
-    ) -> RunStreams? {
-        guard var streams else { return nil }
-        let found = RunStreams(plans, run, values, &streams, instruction)
-        self.streams = streams
-        return found
     }
 
     /// Looks up the pages of `streams`, and goes on in `body` for as long as they stay in them, or the time slice lasts;

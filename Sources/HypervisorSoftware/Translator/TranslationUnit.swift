@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one copy of a block's code consists of, planned before any is written.
+
+/// The instructions of a block and, behind jumps and at its end, those of blocks that are joined to it.
+struct TranslationUnit {
+    /// A way from an instruction to `target`, an offset from the page base.
+    struct Edge: Equatable {
+        /// The first slot of the run of instructions, and the slot of the one that leads there.
+        var run: UInt32
+        var slot: UInt32
+        var target: UInt64
+    }
+
+    /// What is known of one instruction.
+    struct Step {
+        let plan: TranslationPlan
+        /// The flags that are seen after it.
+        fileprivate(set) var live = Flags.status
+        /// The access through ModRM, and the one to the stack.
+        fileprivate var operand = Reference.alone
+        fileprivate var stack = Reference.alone
+    }
+
+    /// How an access finds its memory.
+    fileprivate enum Reference {
+        case alone
+        case group(AccessGroups.Reference)
+        /// By its number.
+        case stream(Int32)
+    }
+
+    /// The instructions of one block.
+    struct Run {
+        let number: Int
+        let firstSlot: UInt32
+        /// How control comes here; nil for the block itself.
+        let origin: Edge?
+        fileprivate(set) var steps: [Step]
+    }
+
+    fileprivate(set) var runs: [Run] = []
+    fileprivate var groups = AccessGroups()
+    /// The accesses that belong to streams, in the third copy of a loop.
+    fileprivate(set) var streams: AccessStreams?
+    fileprivate var members: [AccessStreams.Member] = []
+
+    /// Plans a block of `total` instructions from `firstSlot`.
+    /// - Parameters:
+    ///   - start: its own place, an offset from the page base.
+    ///   - neighbours: finds the blocks that others lead to. Nil for plain code: each access by itself, and no block in
+    ///     another's code.
+    ///   - leavesSystem: whether all that looks at system flags or changes them is left to the interpreter.
+    init(
+        _ firstSlot: UInt32, _ total: Int, start: UInt64, neighbours: Neighbours?, leavesSystem: Bool,
+        streams: AccessStreams? = nil, _ instruction: (UInt32) -> DecodedInstruction
+    ) {
+        self.streams = streams
+        var planner = UnitPlanner(start: start, neighbours: neighbours, leavesSystem: leavesSystem)
+        planner.plan(firstSlot, total, instruction, &self)
+        groups.place(most: ContextLayout.groupCount - (streams == nil ? 0 : AccessStreams.most), planner.origins)
+        for run in runs.indices { findLiveFlags(run, instruction) }
+    }
+
+    /// The number of the run that `edge` leads to; nil where the next block has its own code.
+    func run(behind edge: Edge) -> Int? { runs.firstIndex { $0.origin == edge } }
+
+    /// The way of the access through ModRM of an instruction.
+    func operand(_ run: Int, _ position: Int) -> AccessWay { way(runs[run].steps[position].operand, run, position) }
+
+    /// That of its access to the stack.
+    func stack(_ run: Int, _ position: Int) -> AccessWay { way(runs[run].steps[position].stack, run, position) }
+
+    private func way(_ reference: Reference, _ run: Int, _ position: Int) -> AccessWay {
+        switch reference {
+        case .alone: return .alone
+        case .stream(let number): return .stream(members[Int(number)])
+        case .group(let reference):
+            let place = AccessGroups.Position(run: run, position: position)
+            return groups.member(reference, at: place).map { .group($0) } ?? .alone
+        }
+    }
+
+    /// Whether an instruction, which is `i`, is a PUSH or POP that finds its memory without the stack pointer.
+    func onlyMovesStack(_ run: Int, _ position: Int, _ i: DecodedInstruction) -> Bool {
+        guard position < runs[run].steps.count, runs[run].steps[position].plan == .integer, !i.isMemory,
+            case .group(let member) = stack(run, position), !member.isFirst
+        else { return false }
+        switch Operation(rawValue: i.operation) {
+        case .push: return i.shape == Form.immediate.rawValue || i.rm != RegisterIndex.rsp
+        case .pop: return i.rm != RegisterIndex.rsp
+        default: return false
+        }
+    }
+
+    private mutating func findLiveFlags(_ run: Int, _ instruction: (UInt32) -> DecodedInstruction) {
+        var needed = Flags.status
+        for position in runs[run].steps.indices.reversed() {
+            let i = instruction(runs[run].firstSlot + UInt32(position))
+            let plan = runs[run].steps[position].plan
+            runs[run].steps[position].live = needed
+            let use = plan.flagUse(i)
+            needed =
+                plan.canStop(i) && !isReachable(run, position, i)
+                ? .status : needed.subtracting(use.replaces).union(use.reads)
+        }
+    }
+
+    /// Whether an instruction, which is `i`, accesses memory, does nothing else that can stop, and all of it is reachable by then.
+    private func isReachable(_ run: Int, _ position: Int, _ i: DecodedInstruction) -> Bool {
+        let plan = runs[run].steps[position].plan
+        guard plan == .integer else { return false }
+        let hasStack = BlockTranslator.stackAccess(i, plan) != nil
+        guard i.isMemory || hasStack else { return false }
+        return (!i.isMemory || operand(run, position).isReachable) && (!hasStack || stack(run, position).isReachable)
+    }
+}
+
+private struct UnitPlanner {
+    /// Most instructions of blocks that are joined to one.
+    private static let mostJoined = 40
+
+    /// A way out of a run, and what is known there.
+    private struct Way {
+        var run: Int
+        var edge: TranslationUnit.Edge
+        var values: RegisterValues
+        var reachable: AccessGroups.Reachable
+    }
+
+    let start: UInt64
+    let neighbours: Neighbours?
+    let leavesSystem: Bool
+
+    /// For each run, that before it.
+    private(set) var origins: [Int?] = []
+    private var present: [UInt32] = []
+    private var instructionsJoined = 0
+    /// Jumps that may lead to other runs.
+    private var branches: [Way] = []
+
+    init(start: UInt64, neighbours: Neighbours?, leavesSystem: Bool) {
+        self.start = start
+        self.neighbours = neighbours
+        self.leavesSystem = leavesSystem
+    }
+
+    /// Plans the block itself and all that are joined to it, in the order in which they will be written: each with those at its
+    /// end first, then those behind jumps.
+    mutating func plan(
+        _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
+    ) {
+        var way = plan(firstSlot, total, from: nil, instruction, &unit)
+        var next = 0
+        while true {
+            while let last = way {
+                guard let block = neighbour(last.edge, unit.streams) else { break }
+                way = plan(block.slot + 1, block.count, from: last, instruction, &unit)
+            }
+            guard next < branches.count else { return }
+            way = branches[next]
+            next += 1
+        }
+    }
+
+    /// The block that `edge` leads to, if it shall be joined.
+    private mutating func neighbour(_ edge: TranslationUnit.Edge, _ streams: AccessStreams?) -> Neighbour? {
+        guard edge.target != start, let block = neighbours?.find(edge.target), !present.contains(block.slot),
+            instructionsJoined + block.count <= Self.mostJoined,
+            streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
+        else { return nil }
+        instructionsJoined += block.count
+        present.append(block.slot)
+        return block
+    }
+
+    /// Plans one run. Returns the way at its end, if it leads on.
+    private mutating func plan(
+        _ firstSlot: UInt32, _ total: Int, from way: Way?, _ instruction: (UInt32) -> DecodedInstruction,
+        _ unit: inout TranslationUnit
+    ) -> Way? {
+        let number = unit.runs.count
+        var steps = (0..<total).map { position in
+            let i = instruction(firstSlot + UInt32(position))
+            let plan = TranslationPlan.of(i)
+            return TranslationUnit.Step(plan: leavesSystem && plan.isOfSystem(i) ? .leave : plan)
+        }
+        var end: Way?
+        if let neighbours {
+            end = plan(&steps, firstSlot, number, from: way, neighbours, instruction, &unit)
+        }
+        unit.runs.append(
+            TranslationUnit.Run(number: number, firstSlot: firstSlot, origin: way?.edge, steps: steps))
+        origins.append(way?.run)
+        return end
+    }
+
+    /// Finds the groups and streams of one run, and its ways out.
+    private mutating func plan(
+        _ steps: inout [TranslationUnit.Step], _ firstSlot: UInt32, _ number: Int, from way: Way?,
+        _ neighbours: Neighbours, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
+    ) -> Way? {
+        var values = way?.values ?? RegisterValues()
+        var reachable = way?.reachable ?? AccessGroups.Reachable()
+        func edge(_ slot: UInt32, _ target: UInt64) -> Way {
+            Way(
+                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target), values: values,
+                reachable: reachable)
+        }
+        for position in steps.indices {
+            let slot = firstSlot + UInt32(position)
+            let i = instruction(slot)
+            let plan = steps[position].plan
+            let place = AccessGroups.Position(run: number, position: position)
+            let canStream = unit.streams?.shape.contains(firstSlot, slot) ?? false
+            let operand = BlockTranslator.operandAccess(i, plan)
+            let stack = BlockTranslator.stackAccess(i, plan)
+            if let operand {
+                steps[position].operand = unit.join(
+                    operand, &values, at: place, canLead: stack == nil, canStream, &reachable)
+            }
+            if let stack {
+                steps[position].stack = unit.join(
+                    stack, &values, at: place, canLead: !i.isMemory, canStream, &reachable)
+            }
+            values.note(i, plan)
+            switch plan {
+            case .flow where i.handler.isConditionalJump:
+                if neighbours.find(i.immediate) != nil { branches.append(edge(slot, i.immediate)) }
+            case .flow where i.handler == .jmp || i.handler == .call && !i.expectsReturn:
+                return edge(slot, i.immediate)
+            case .system, .systemHelper:
+                // They may change how memory is accessed.
+                reachable = AccessGroups.Reachable()
+                return edge(slot, i.nextPageOffset)
+            case .flow, .leave, .interruptReturn: return nil
+            default: break
+            }
+        }
+        let last = firstSlot + UInt32(steps.count - 1)
+        return edge(last, instruction(last).nextPageOffset)
+    }
+}
+
+extension TranslationUnit {
+    fileprivate mutating func join(
+        _ access: PlainAccess, _ values: inout RegisterValues, at place: AccessGroups.Position, canLead: Bool,
+        _ canStream: Bool, _ reachable: inout AccessGroups.Reachable
+    ) -> Reference {
+        if canStream, let member = streams?.join(access, values) {
+            members.append(member)
+            return .stream(Int32(members.count - 1))
+        }
+        return groups.join(access, &values, at: place, canLead: canLead, &reachable).map { .group($0) } ?? .alone
+    }
+}
