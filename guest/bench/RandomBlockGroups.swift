@@ -6,9 +6,10 @@ extension RandomBlock {
     mutating func stack() {
         let (first, second) = (register(), register())
         push(first)
-        switch numbers.next(below: 3) {
-        case 0: code.instruction(0xff, reg: 6, place: memoryOnStack())  // push [rsp + n]
-        case 1: code.raw(0x6a, UInt8(numbers.next(below: 256)))  // push constant
+        switch numbers.next(below: 4) {
+        case 0: code.instruction(0xff, reg: 6, place: memoryOnStack())  // push [rsp]
+        case 1: code.instruction(0xff, reg: 6, place: memory())
+        case 2: code.raw(0x6a, UInt8(numbers.next(below: 256)))  // push constant
         default: push(second)
         }
         pop(second)
@@ -213,12 +214,34 @@ extension RandomBlock {
             code.raw(0x68)  // push flags with TF
             code.number(0x302, bytes: 4)
             code.raw(0x9d)  // popfq: the first trap comes after the next instruction
-        } else {
-            code.raw(0xb8)  // mov eax, sched_yield
-            code.number(24, bytes: 4)
-            code.raw(0x0f, 0x05)  // syscall: leaves its address in RCX and the flags in R11
-            code.load(11, 0)
-            define()
+            return
         }
+        // Not the first page of the data, which blocks jump to for an exception.
+        let page = BlockLayout.data + (1 + numbers.next(below: 3)) * Pages.size
+        switch numbers.next(below: 4) {
+        case 0: systemCall(24)  // sched_yield
+        case 1:  // mmap: another page, of zeros, in place of one of the data
+            load([7: UInt64(page), 6: UInt64(Pages.size), 2: 3, 10: 0x32, 8: .max, 9: 0])
+            systemCall(9)
+        default:  // mprotect: executable every second round, so that translations of the address are forgotten
+            load([7: UInt64(page), 6: UInt64(Pages.size)])
+            code.instruction(0x8b, width: .doubleword, reg: 2, place: .absolute(BlockLayout.count))
+            code.raw(0x83, 0xe2, 0x01)  // and edx, 1
+            code.raw(0xc1, 0xe2, 0x02)  // shl edx, 2
+            code.raw(0x83, 0xca, 0x03)  // or edx, 3
+            systemCall(10)
+        }
+    }
+
+    private mutating func load(_ values: KeyValuePairs<Register, UInt64>) {
+        for (register, value) in values { code.load(register, value) }
+    }
+
+    private mutating func systemCall(_ number: Int) {
+        code.raw(0xb8)  // mov eax
+        code.number(number, bytes: 4)
+        code.raw(0x0f, 0x05)  // syscall: leaves its address in RCX and the flags in R11
+        code.load(11, 0)
+        define()
     }
 }
