@@ -17,17 +17,36 @@ extension RandomBlock {
         var start = walked - 0x1f00 + numbers.next(below: 0x3d00 - 2 * walked)
         if numbers.next(below: 2) == 0 { start &= ~15 }
         if faults, chance(3) { start += 0x1000 }
+        var kept = usesIndex ? [pointer, index] : [pointer]
+        // An index of 32 bits with a sign, often below zero, and perhaps a constant subtracted.
+        let isHalf = usesIndex && chance(2)
+        let (extended, constant) = (isHalf ? other(than: &kept) : index, isHalf ? other(than: &kept) : index)
+        let distance = isHalf && chance(2) ? numbers.next(below: 100) : nil
+        let first = isHalf && indexStep > 0 && chance(2) ? -indexStep * times : 0
+        start -= (first - (distance ?? 0)) << scale
         code.instruction(  // lea pointer, [r15 + start]
             0x8d, width: .quadword, reg: pointer,
             place: .memory(base: Self.data, index: nil, scale: 0, displacement: start))
-        if usesIndex { code.load(index, 0) }
+        if usesIndex { code.load(index, UInt64(bitPattern: Int64(first))) }
+        if let distance { code.load(constant, UInt64(distance)) }
         code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
         let top = code.bytes.count
         let parts = 1 + numbers.next(below: 5)
         let (moves, indexMoves) = (numbers.next(below: parts + 1), numbers.next(below: parts + 1))
+        func extend() {
+            guard isHalf else { return }
+            code.instruction(0x63, width: .quadword, reg: extended, place: .register(index))  // movsxd
+            if distance != nil {
+                code.instruction(0x29, width: .quadword, reg: constant, place: .register(extended))  // sub
+            }
+        }
+        extend()
         for part in 0...parts {
             if part == moves { advance(pointer, by: step) }
-            if part == indexMoves, usesIndex { advance(index, by: indexStep) }
+            if part == indexMoves, usesIndex {
+                advance(index, by: indexStep, width: isHalf ? .doubleword : .quadword)
+                if chance(2) { extend() }
+            }
             let isLast = part == parts
             let skip: Int?
             if chance(4), !isLast {
@@ -36,7 +55,7 @@ extension RandomBlock {
             } else {
                 skip = nil
             }
-            if !isLast { walkingAccess(pointer, usesIndex ? index : nil, scale) }
+            if !isLast { walkingAccess(pointer, usesIndex ? extended : nil, scale, kept) }
             // What leads back from the midst, when the loop is not over.
             if chance(8), !isLast, part >= max(moves, indexMoves) {
                 code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
@@ -48,25 +67,33 @@ extension RandomBlock {
         code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
     }
 
+    /// A register that is none of `kept`, and one of them then.
+    private mutating func other(than kept: inout [Register]) -> Register {
+        var register = register()
+        while kept.contains(register) { register = self.register() }
+        kept.append(register)
+        return register
+    }
+
     /// Adds a constant to a register, in one of several ways.
-    private mutating func advance(_ register: Register, by step: Int) {
+    private mutating func advance(_ register: Register, by step: Int, width: Width = .quadword) {
         let place = Place.register(register)
         switch numbers.next(below: 4) {
-        case 0 where abs(step) == 1: code.instruction(0xff, width: .quadword, reg: step > 0 ? 0 : 1, place: place)
+        case 0 where abs(step) == 1: code.instruction(0xff, width: width, reg: step > 0 ? 0 : 1, place: place)
         case 1:
-            code.instruction(0x81, width: .quadword, reg: 5, place: place, immediate: (-step, 4))  // sub
+            code.instruction(0x81, width: width, reg: 5, place: place, immediate: (-step, 4))  // sub
         case 2:  // lea
             code.instruction(
-                0x8d, width: .quadword, reg: register,
+                0x8d, width: width, reg: register,
                 place: .memory(base: register, index: nil, scale: 0, displacement: step))
-        default: code.instruction(0x81, width: .quadword, reg: 0, place: place, immediate: (step, 4))
+        default: code.instruction(0x81, width: width, reg: 0, place: place, immediate: (step, 4))
         }
     }
 
-    /// One access that leaves pointer and index as they are.
-    private mutating func walkingAccess(_ pointer: Register, _ index: Register?, _ scale: Int) {
-        var other = register()
-        while other == pointer || other == index { other = register() }
+    /// One access that leaves the registers in `kept` as they are.
+    private mutating func walkingAccess(_ pointer: Register, _ index: Register?, _ scale: Int, _ kept: [Register]) {
+        var kept = kept
+        let other = other(than: &kept)
         let displacement = numbers.next(below: 6) * 8 + (chance(5) ? numbers.next(below: 8) : 0)
         let usesIndex = index != nil && chance(2)
         let place = Place.memory(
@@ -75,8 +102,8 @@ extension RandomBlock {
         let byte: UInt8 = width == .byte ? 0 : 1
         let operation = UInt8(numbers.next(below: 8)) << 3
         let wholeByte = width == .byte && (4...7).contains(other)
-        let reg = wholeByte ? (pointer == 0 || index == 0 ? 9 : 0) : other
-        if wholeByte, reg == pointer || reg == index { return }
+        let reg = wholeByte ? (kept.contains(0) ? 9 : 0) : other
+        if wholeByte, kept.contains(reg) { return }
         let vector = numbers.next(below: 16)
         switch numbers.next(below: 9) {
         case 0: code.instruction(operation | byte, width: width, reg: reg, place: place)

@@ -63,14 +63,6 @@ struct AccessStreams {
 
         var use: BlockTranslator.MemoryUse { writes ? .write : .read }
         var span: Int32 { Int32(truncatingIfNeeded: high - low) }
-
-        /// The lowest address, as registers give it at the beginning.
-        var address: GuestAddress {
-            GuestAddress(
-                base: UInt8(truncatingIfNeeded: terms.origin),
-                index: terms.index == LinearValue.none ? RegisterIndex.zero : UInt8(truncatingIfNeeded: terms.index),
-                scale: terms.scale, displacement: Int32(truncatingIfNeeded: low))
-        }
     }
 
     /// One access of a stream.
@@ -139,21 +131,27 @@ struct AccessStreams {
         -> FixedTerm?
     {
         let value = values.value(of: register)
-        guard value.index == LinearValue.none, gain(value.origin) == 0,
+        guard let origin = value.origin, origin < RegisterValues.registers, shape.gains[Int(origin)] == 0,
             let displacement = Int32(exactly: Int64(rest.displacement) + value.offset << Int64(scale))
         else { return nil }
         rest.displacement = displacement
-        return FixedTerm(register: UInt8(truncatingIfNeeded: value.origin), scale: scale)
-    }
-
-    private func gain(_ origin: UInt16) -> Int64? {
-        origin < UInt16(RegisterValues.count) ? shape.gains[Int(origin)] : nil
+        return FixedTerm(register: UInt8(truncatingIfNeeded: origin), scale: scale)
     }
 
     /// What an address grows by each time round; nil if that is no constant.
     private func stride(_ value: LinearValue) -> Int64? {
-        guard let stride = gain(value.origin) else { return nil }
-        guard value.index != LinearValue.none else { return stride }
-        return gain(value.index).map { stride + $0 << Int64(value.scale) }
+        var (stride, movesHalf): (Int64, Bool) = (0, false)
+        for index in 0..<value.count {
+            let term = value.term(index)
+            guard Int(term.origin) < shape.gains.count, let gain = shape.gains[Int(term.origin)] else { return nil }
+            if term.origin >= RegisterValues.halves {
+                guard gain.magnitude <= Self.longestStride else { return nil }
+                movesHalf = movesHalf || gain != 0
+            }
+            guard gain.magnitude < 1 << 30 else { return nil }
+            stride += gain * Int64(term.factor)
+        }
+        // A page bounds how often a lower half moves on.
+        return stride == 0 && movesHalf ? nil : stride
     }
 }

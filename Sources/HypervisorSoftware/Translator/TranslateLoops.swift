@@ -116,6 +116,7 @@ extension BlockTranslator {
         _ streams: [AccessStreams.Stream], leastCount: Int32, body: Int, otherwise: Int
     ) {
         code.forgetAll()
+        for register in halves(streams) { code.link(checkHalf(register), to: otherwise) }
         for (number, stream) in streams.enumerated() where stream.stride == 0 {
             for place in lookUp(stream) { code.link(place, to: otherwise) }
             code.instruction(
@@ -128,7 +129,7 @@ extension BlockTranslator {
         // Pages that other loops went through are not known.
         if moving.count > 1 { store(4096, ContextLayout.times) }
         for place in loop?.ends ?? [] { code.land(place) }
-        var missed: [Int] = []
+        var missed = halves(streams.filter { $0.stride != 0 }).map { checkHalf($0) }
         for (number, stream) in moving {
             missed += enter(stream, number, mayBeKnown: moving.count > 1, isFirst: number == moving[0].offset)
         }
@@ -171,7 +172,7 @@ extension BlockTranslator {
     /// page's entry in the soft TLB. Returns the places of jumps for when it cannot be reached.
     private mutating func lookUp(_ stream: AccessStreams.Stream) -> [Int] {
         var missed: [Int] = []
-        makeOffset(stream.address, .second, spare: .first)
+        makeSum(stream.terms, plus: stream.low)
         if let aligned = stream.aligned {
             code.address(.first, HostMemory(.second, Int32(truncatingIfNeeded: aligned - stream.low)))
             code.instruction(wide: false, 0xf6, reg: 0, rm: .register(.first), isByte: true)  // TEST
@@ -179,6 +180,73 @@ extension BlockTranslator {
             missed.append(code.jump(if: HostCondition.notEqual))
         }
         return missed + [checkPage(size: stream.span, stream.use, aligned: false)]
+    }
+
+    /// The registers whose lower halves, extended with the sign, are in the addresses of `streams`.
+    private func halves(_ streams: [AccessStreams.Stream]) -> [UInt8] {
+        var registers: [UInt8] = []
+        for stream in streams {
+            for index in 0..<stream.terms.count {
+                let origin = stream.terms.term(index).origin
+                guard origin >= RegisterValues.halves else { continue }
+                let register = UInt8(origin - RegisterValues.halves)
+                if !registers.contains(register) { registers.append(register) }
+            }
+        }
+        return registers
+    }
+
+    /// Returns the place of a jump for when the lower half of a register is near the end of what 32 bits with a sign can have. A loop
+    /// with streams moves it by less than 512 times 4096.
+    private mutating func checkHalf(_ register: UInt8) -> Int {
+        let margin: Int32 = 1 << 22
+        let first = HostRegister.first
+        load(register, first)
+        code.instruction(
+            wide: false, 0x8d, reg: first.rawValue, rm: .memory(HostMemory(first, .max - margin + 1)))  // LEA
+        code.arithmetic(7, wide: false, .register(first), -2 * margin)
+        return code.jump(if: HostCondition.aboveOrEqual)
+    }
+
+    /// A register of the guest becomes one of the host.
+    private mutating func load(_ register: UInt8, _ target: HostRegister) {
+        switch home(register, apartFrom: target) {
+        case .register(let host): code.move(target, host)
+        case .slot(let place): code.load(target, .context(place))
+        case nil: code.moveImmediate(target, 0)
+        }
+    }
+
+    /// The second register becomes the sum of what `value` has of registers and `distance`. Uses the first one.
+    private mutating func makeSum(_ value: LinearValue, plus distance: Int64) {
+        let displacement = Int32(truncatingIfNeeded: distance)
+        guard value.count > 0 else { return code.moveImmediate(.second, UInt64(bitPattern: distance)) }
+        // One that needs no multiplication is first.
+        let lead = (0..<value.count).first { value.term($0).factor == 1 } ?? 0
+        makeTerm(value.term(lead), .second)
+        for index in 0..<value.count where index != lead {
+            let term = value.term(index)
+            if term.origin < RegisterValues.registers, [1, 2, 4, 8].contains(term.factor),
+                case .register(let host) = home(UInt8(term.origin), apartFrom: .second)
+            {
+                let scale = UInt8(term.factor.trailingZeroBitCount)
+                code.address(.second, HostMemory(.second, index: host, scale: scale))
+            } else {
+                makeTerm(term, .first)
+                code.address(.second, HostMemory(.second, index: .first))
+            }
+        }
+        if displacement != 0 { code.address(.second, HostMemory(.second, displacement)) }
+    }
+
+    private mutating func makeTerm(_ term: LinearValue.Term, _ target: HostRegister) {
+        let isHalf = term.origin >= RegisterValues.halves
+        load(UInt8(truncatingIfNeeded: isHalf ? term.origin - RegisterValues.halves : term.origin), target)
+        if isHalf { code.instruction(wide: true, 0x63, reg: target.rawValue, rm: .register(target)) }  // MOVSXD
+        if term.factor != 1 {
+            code.instruction(wide: true, 0x69, reg: target.rawValue, rm: .register(target))  // IMUL
+            code.doubleWord(Int32(term.factor))
+        }
     }
 
     /// Looks up the page of a stream. The first register becomes the number of times that it can move on there, or that of the

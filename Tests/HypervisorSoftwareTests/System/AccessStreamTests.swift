@@ -15,6 +15,8 @@ struct WalkingLoop: CustomTestStringConvertible, Sendable {
     /// Offset of the instruction that comes into the page, and what RDI and ECX are then; nil where it does not.
     var fault: (rip: UInt64, errorCode: UInt64, rdi: UInt64, rounds: UInt64)?
     var rounds: UInt64
+    /// What RSI begins as.
+    var index: UInt64 = 0
 
     static let cases: [WalkingLoop] = [
         // ADD RBX, [RDI]; MOV [RDI+8], RBX; ADD RDI, 16; DEC ECX; JNZ back; HLT
@@ -40,6 +42,20 @@ struct WalkingLoop: CustomTestStringConvertible, Sendable {
             code: [0x48, 0x03, 0x1f, 0xf6, 0xc3, 2, 0x74, 4, 0x48, 0x89, 0x5f, 24, 0x48, 0x83, 0xc7, 8]
                 + [0xff, 0xc9, 0x75, 0xec, 0xf4],
             start: 0, rounds: 1500),
+        WalkingLoop(
+            testDescription: "with an index of 32 bits below zero, and a constant less", code: halfIndex,
+            start: 705 * 8, rounds: 1400, index: 0xffff_fd44),
+        WalkingLoop(
+            testDescription: "with an index of 32 bits that overflows", code: halfIndex,
+            start: 0 &- 0x7fff_fefb * 8, fault: (6, 0, 0 &- 0x7fff_fefb * 8, 256), rounds: 1000, index: 0x7fff_ff00),
+    ]
+    /// What is subtracted there.
+    static let constant: UInt64 = 5
+
+    // MOVSXD RAX, ESI; SUB RAX, RDX; ADD RBX, [RDI+RAX*8]; MOV [RDI+RAX*8+8], RBX; ADD ESI, 1; DEC ECX; JNZ back; HLT
+    private static let halfIndex: [UInt8] = [
+        0x48, 0x63, 0xc6, 0x48, 0x29, 0xd0, 0x48, 0x03, 0x1c, 0xc7, 0x48, 0x89, 0x5c, 0xc7, 8,
+        0x83, 0xc6, 1, 0xff, 0xc9, 0x75, 0xea, 0xf4,
     ]
 
     private static let up: [UInt8] = [
@@ -63,7 +79,9 @@ struct AccessStreamTests {
         }
         try machine.write(loop.code)
         machine.core.general[1] = loop.rounds
-        machine.core.general[7] = SupervisorMachine.playground + loop.start
+        machine.core.general[2] = loop.index == 0 ? 0 : WalkingLoop.constant
+        machine.core.general[6] = loop.index
+        machine.core.general[7] = SupervisorMachine.playground &+ loop.start
         machine.start()
         return machine
     }
@@ -82,7 +100,7 @@ struct AccessStreamTests {
                     Caught(vector: 14, errorCode: $0.errorCode, rip: SupervisorMachine.code + $0.rip)
                 })
         if let fault = loop.fault {
-            #expect(machine.core.general[7] == SupervisorMachine.playground + fault.rdi)
+            #expect(machine.core.general[7] == SupervisorMachine.playground &+ fault.rdi)
             #expect(machine.core.general[1] == loop.rounds - fault.rounds)
             #expect(machine.core.cr2 >= SupervisorMachine.playground + (fault.errorCode == 3 ? 0x4ff8 : 0x3000))
         } else {

@@ -5,6 +5,31 @@ import Testing
 
 @testable import HypervisorSoftware
 
+/// An access in a joined block close to one in the block before it, which comes into a page where it faults.
+struct JoinedAccess: CustomTestStringConvertible, Sendable {
+    var testDescription: String
+    /// The instruction in the joined block.
+    var code: [UInt8]
+    /// What RDI becomes in the end, from the playground on. Its first page can only be read, the next one be written, the third
+    /// is missing.
+    var last: UInt64
+    var errorCode: UInt64
+    var address: UInt64
+
+    private static let add: [UInt8] = [0x48, 0x03, 0x57, 8]  // ADD RDX, [RDI+8]
+    private static let store: [UInt8] = [0x48, 0x89, 0x57, 8]  // MOV [RDI+8], RDX
+
+    static let cases: [JoinedAccess] = [
+        JoinedAccess(
+            testDescription: "a read of the next page", code: add, last: 0x1ff8, errorCode: 0, address: 0x2000),
+        JoinedAccess(
+            testDescription: "a write to the next page", code: store, last: 0x1ff8, errorCode: 2, address: 0x2000),
+        JoinedAccess(
+            testDescription: "a write to a page that is only read", code: store, last: 0x100, errorCode: 3,
+            address: 0x108),
+    ]
+}
+
 struct JoinedBlockTests {
     private let code = SupervisorMachine.code
 
@@ -74,5 +99,25 @@ struct JoinedBlockTests {
         try requireJoin(machine, engine)
         #expect(machine.core.general[1] == 0)
         #expect(try machine.get(SupervisorMachine.savedFlags) & FlagCase.compared == flagCase.flags & FlagCase.compared)
+    }
+
+    @Test(arguments: JoinedAccess.cases, SoftwareEngine.allCases)
+    func `an access in it is checked though one before found the page`(access: JoinedAccess, engine: SoftwareEngine)
+        throws
+    {
+        // MOV RBX, [RDI]; DEC ECX; CMOVZ RDI, R8; MOV RDX, [RDI]; JMP 40. At 40: the access; JMP 0
+        let machine = try machine(
+            engine, [0x48, 0x8b, 0x1f, 0xff, 0xc9, 0x49, 0x0f, 0x44, 0xf8, 0x48, 0x8b, 0x17, 0xeb, 0x32],
+            access.code + [0xeb, 0xba])
+        try machine.map(0, to: 0, SupervisorMachine.present)
+        try machine.map(1, to: 1, SupervisorMachine.present | SupervisorMachine.writable)
+        machine.core.general[1] = 50
+        machine.core.general[7] = SupervisorMachine.data + 0x3000
+        machine.core.general[8] = SupervisorMachine.playground + access.last
+        machine.start()
+        #expect(machine.runToHalt() == Caught(vector: 14, errorCode: access.errorCode, rip: code + 0x40))
+        try requireJoin(machine, engine)
+        #expect(machine.core.general[1] == 0)
+        #expect(machine.core.cr2 == SupervisorMachine.playground + access.address)
     }
 }
