@@ -238,7 +238,10 @@ extension Core {
             let entry = ContextLayout.jumpTable + place
             let salt = field(entry + ContextLayout.jumpSalt)
             guard salt == field(ContextLayout.userSalts) || salt == field(ContextLayout.supervisorSalts) else { return }
-            let second = place ^ JumpTable.secondPlace
+            let linear = field(entry + ContextLayout.jumpLinear)
+            // If this is its second place, another has its first.
+            guard JumpTable.offset(linear) == place else { return }
+            let second = JumpTable.secondOffset(linear)
             // SAFETY: two entries of the table, and what belongs to them.
             unsafe (context + ContextLayout.jumpTable + second).copyMemory(
                 from: context + entry, byteCount: ContextLayout.jumpEntrySize)

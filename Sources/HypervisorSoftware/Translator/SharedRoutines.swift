@@ -25,7 +25,7 @@ struct SharedRoutines {
     /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
     let revalidate: Int
     /// Called: looks for the linear address in the first register in the second place that it may have in the table of jump targets,
-    /// with its first in the second register, which becomes that of the entry. The zero flag says whether it is there, and good.
+    /// which the second register becomes. The zero flag says whether it is there, and good.
     let findSecond: Int
     let crossingAccesses: CrossingAccesses
     /// Where blocks may begin.
@@ -164,7 +164,9 @@ struct SharedRoutines {
         code.byte(0xc3)
         code.align()
         findSecond = code.position
-        code.arithmetic(6, wide: false, .register(.second), Int32(JumpTable.secondPlace))  // XOR
+        code.instruction(wide: false, 0x69, reg: HostRegister.second.rawValue, rm: .register(.first))  // IMUL
+        code.doubleWord(JumpTable.multiplier)
+        code.arithmetic(4, wide: false, .register(.second), JumpTable.indexMask)
         let linear = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpLinear, index: .second)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(linear))
         let isOther = code.jump(if: HostCondition.notEqual)

@@ -287,16 +287,22 @@ enum JumpTable {
     static let indexShift = UInt8(ContextLayout.jumpEntrySize.trailingZeroBitCount - lowestBit)
     static let indexMask = Int32(((1 << ContextLayout.jumpIndexBits) - 1) * ContextLayout.jumpEntrySize)
 
-    /// What the offset of the second place that an address may have differs by from that of the first.
-    static let secondPlace = ContextLayout.jumpEntrySize
+    /// The second place of an address is its product with this, masked with `indexMask`: those of addresses close to each other
+    /// are not.
+    static let multiplier = Int32(bitPattern: 0x9e37_79b1)
 
     /// Where the context has the host address of the code's page for the entry at `place`, an offset in the table.
     static func hosts(_ place: Int) -> Int {
         ContextLayout.jumpHosts + place / ContextLayout.jumpEntrySize * ContextLayout.jumpHostSize
     }
 
-    /// The byte offset in the table of the entry for `linear`.
+    /// The byte offset in the table of the first place for `linear`.
     static func offset(_ linear: UInt64) -> Int {
         Int(Int32(truncatingIfNeeded: linear << UInt64(indexShift)) & indexMask)
+    }
+
+    /// That of the second one.
+    static func secondOffset(_ linear: UInt64) -> Int {
+        Int(Int32(truncatingIfNeeded: linear) &* multiplier & indexMask)
     }
 }

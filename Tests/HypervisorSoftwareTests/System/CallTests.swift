@@ -203,18 +203,18 @@ struct CallTests {
     }
 
     @Test(arguments: SoftwareEngine.allCases)
-    func `two targets that have one place in the table are both found there`(engine: SoftwareEngine) throws {
-        // CALL RBX; CALL RDX; DEC ECX; JNZ back; HLT
-        let machine = try machine(engine, [0xff, 0xd3, 0xff, 0xd2, 0xff, 0xc9, 0x75, 0xf8, 0xf4])
-        // INC EAX; RET
-        let targets = [code + 0x2000, code + 0x22000]
+    func `targets that have one place in the table are all found there`(engine: SoftwareEngine) throws {
+        // CALL RBX; CALL RDX; CALL RSI; CALL RDI; DEC ECX; JNZ back; HLT
+        let machine = try machine(
+            engine, [0xff, 0xd3, 0xff, 0xd2, 0xff, 0xd6, 0xff, 0xd7, 0xff, 0xc9, 0x75, 0xf4, 0xf4])
+        // Three beside each other and one far away. INC EAX; RET
+        let targets = [code + 0x2000, code + 0x2003, code + 0x2006, code + 0x22000]
         for target in targets { try machine.write([0xff, 0xc0, 0xc3], at: target) }
-        #expect(JumpTable.offset(targets[0]) == JumpTable.offset(targets[1]))
-        machine.core.general[3] = targets[0]
-        machine.core.general[2] = targets[1]
+        #expect(Set(targets.map { JumpTable.offset($0) }).count == 1)
+        for (register, target) in zip([3, 2, 6, 7], targets) { machine.core.general[register] = target }
         machine.core.general[1] = 1000
-        run(machine, end: code + 9)
-        #expect(machine.core.general[0] == 2000)
+        run(machine, end: code + 13)
+        #expect(machine.core.general[0] == 4000)
         #expect(machine.core.counts.dispatches < 50)
     }
 
