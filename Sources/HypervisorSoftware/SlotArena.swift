@@ -40,9 +40,7 @@ struct SlotArena {
     private(set) var next: Int
     /// The blocks: the slots of their headers.
     private var blocks = Pieces<UInt32>()
-    /// The first slot that the host has not been asked to provide memory for, and slots that it is asked for at a time.
-    private var provided = 0
-    private static let provision = 4096
+    private var provision = Provision(step: 4096)
 
     /// - Parameters:
     ///   - bytes: the size; rounded down to pieces.
@@ -68,7 +66,7 @@ struct SlotArena {
     mutating func advance() -> [UInt32] {
         let evicted = blocks.advance()
         next = blocks.present == 0 ? firstFree : blocks.present * pieceSlots
-        provided = next
+        provision.begin(at: next)
         return evicted
     }
 
@@ -76,21 +74,17 @@ struct SlotArena {
     mutating func take(_ slots: Int) {
         blocks.append(UInt32(next))
         next += slots
-        if next + BlockCache.longestBlock > provided { provide() }
-    }
-
-    /// Has the host provide memory for the next blocks.
-    private mutating func provide() {
-        let end = min(next + Self.provision, (blocks.present + 1) * pieceSlots)
+        let end = (blocks.present + 1) * pieceSlots
+        guard let slots = provision.next(before: next + BlockCache.longestBlock, limit: end) else { return }
         // SAFETY: slots of the present piece.
-        unsafe chost_provide_memory(slots.memory + next * BlockSlots.size, (end - next) * BlockSlots.size)
-        provided = end
+        unsafe chost_provide_memory(
+            self.slots.memory + slots.lowerBound * BlockSlots.size, slots.count * BlockSlots.size)
     }
 
     /// Gives up all blocks.
     mutating func empty() {
         blocks.empty()
         next = firstFree
-        provided = next
+        provision.begin(at: next)
     }
 }

@@ -531,33 +531,6 @@ struct BlockTranslator: ~Copyable {
     }
 }
 
-/// A block that others may be joined to.
-struct Neighbour {
-    /// Of its header.
-    var slot: UInt32
-    /// Its instructions.
-    var count: Int
-}
-
-/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them.
-struct Neighbours {
-    let index: BlockIndex
-    /// The physical address of the page.
-    let page: UInt64
-    let set: AccessSet
-    /// How often they have run.
-    let heat: UInt8
-
-    /// The block at `target`, an offset from the page base.
-    func find(_ target: UInt64) -> Neighbour? {
-        guard target < 4096, let slot = index.find(page | target, .bits64, set) else { return nil }
-        // SAFETY: what was found is a block's header.
-        let header = unsafe index.slots.header(slot)
-        guard unsafe header.pointee.heat >= heat else { return nil }
-        return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
-    }
-}
-
 extension Assembler {
     /// The flags of the context become the host's.
     mutating func loadFlags() {

@@ -31,7 +31,6 @@ struct TranslationUnit {
 
     /// The instructions of one block.
     struct Run {
-        let number: Int
         let firstSlot: UInt32
         /// How control comes here; nil for the block itself.
         let origin: Edge?
@@ -188,8 +187,7 @@ private struct UnitPlanner {
         if let neighbours {
             end = plan(&steps, firstSlot, number, from: way, neighbours, instruction, &unit)
         }
-        unit.runs.append(
-            TranslationUnit.Run(number: number, firstSlot: firstSlot, origin: way?.edge, steps: steps))
+        unit.runs.append(TranslationUnit.Run(firstSlot: firstSlot, origin: way?.edge, steps: steps))
         origins.append(way?.run)
         return end
     }
@@ -251,5 +249,32 @@ extension TranslationUnit {
             return .stream(Int32(members.count - 1))
         }
         return groups.join(access, &values, at: place, canLead: canLead, &reachable).map { .group($0) } ?? .alone
+    }
+}
+
+/// A block that others may be joined to.
+struct Neighbour {
+    /// Of its header.
+    var slot: UInt32
+    /// Its instructions.
+    var count: Int
+}
+
+/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them.
+struct Neighbours {
+    let index: BlockIndex
+    /// The physical address of the page.
+    let page: UInt64
+    let set: AccessSet
+    /// How often they have run.
+    let heat: UInt8
+
+    /// The block at `target`, an offset from the page base.
+    func find(_ target: UInt64) -> Neighbour? {
+        guard target < 4096, let slot = index.find(page | target, .bits64, set) else { return nil }
+        // SAFETY: what was found is a block's header.
+        let header = unsafe index.slots.header(slot)
+        guard unsafe header.pointee.heat >= heat else { return nil }
+        return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
     }
 }

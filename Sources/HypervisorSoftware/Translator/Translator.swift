@@ -17,8 +17,7 @@
         /// What is free of the present piece, for straight paths and for what lies beside them.
         private var straight = 0..<0
         private var beside = 0..<0
-        /// Where the pages end that the host has been asked to provide for them.
-        private var provided = (straight: 0, beside: 0)
+        private var provisions = (straight: Provision(step: provision), beside: Provision(step: provision))
         /// Bytes that it is asked for at a time.
         private static let provision = 128 << 10
         /// The far targets of each context that are free for it.
@@ -65,15 +64,14 @@
             straight = (number == 0 ? routines.end : piece.lowerBound)..<middle
             beside = middle..<piece.upperBound
             farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
-            provided = (straight.lowerBound, beside.lowerBound)
+            provisions.straight.begin(at: straight.lowerBound)
+            provisions.beside.begin(at: beside.lowerBound)
         }
 
-        /// Has the host provide pages for the next code: `end` is where those end that it has been asked for.
-        private func provide(_ section: Range<Int>, _ end: inout Int) {
-            guard end < section.lowerBound + Self.provision / 4 else { return }
-            let next = min(end + Self.provision, section.upperBound)
-            if end < next { buffer.provide(end..<next) }
-            end = next
+        /// Has the host provide pages for the next code.
+        private func provide(_ section: Range<Int>, _ provision: inout Provision) {
+            let needed = section.lowerBound + Self.provision / 4
+            if let range = provision.next(before: needed, limit: section.upperBound) { buffer.provide(range) }
         }
 
         /// Whether there is room for another block. Otherwise `evictOldest` makes it.
@@ -145,8 +143,8 @@
         private func write(
             _ set: AccessSet, _ neighbours: Neighbours? = nil, _ body: (inout BlockTranslator) -> Int
         ) -> Int {
-            provide(straight, &provided.straight)
-            provide(beside, &provided.beside)
+            provide(straight, &provisions.straight)
+            provide(beside, &provisions.beside)
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, size: buffer.size, section: straight, other: beside)
             var block = BlockTranslator(
