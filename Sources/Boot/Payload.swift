@@ -44,6 +44,7 @@ struct Payload {
         self.size = format == .none ? bytes.count : Int(size)
     }
 
+    /// Bytes that the host is asked for at a time.
     private static let piece: UInt = 2 << 20
 
     /// The unpacked image.

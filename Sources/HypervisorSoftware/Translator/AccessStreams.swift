@@ -42,17 +42,11 @@ struct LoopShape {
 
 /// The streams of a loop: accesses whose addresses differ by constants, and grow by the same.
 struct AccessStreams {
-    /// A register that a loop does not change, shifted left by `scale`, as part of an address.
-    struct FixedTerm: Equatable {
-        var register: UInt8
-        var scale: UInt8
-    }
-
     struct Stream {
         /// What the addresses have in common: values of registers at the beginning.
         var terms: LinearValue
-        /// What of that is in its place of the context already.
-        var fixed: FixedTerm?
+        /// What of that the loop does not change, and is in its place of the context already.
+        var fixed: LinearValue.Term?
         /// What they grow by each time.
         var stride: Int64
         var low: Int64
@@ -116,7 +110,9 @@ struct AccessStreams {
     }
 
     /// Takes from the sum of two registers the one that the loop does not change.
-    private func split(_ address: GuestAddress, _ values: RegisterValues) -> (fixed: FixedTerm?, rest: GuestAddress) {
+    private func split(
+        _ address: GuestAddress, _ values: RegisterValues
+    ) -> (fixed: LinearValue.Term?, rest: GuestAddress) {
         guard address.base != RegisterIndex.zero, address.index != RegisterIndex.zero else { return (nil, address) }
         var rest = GuestAddress(
             base: RegisterIndex.zero, index: address.index, scale: address.scale, displacement: address.displacement)
@@ -128,14 +124,14 @@ struct AccessStreams {
 
     /// What a register was at the beginning, if the loop does not change it; what it has more goes to `rest`.
     private func fixedTerm(_ register: UInt8, scale: UInt8, _ values: RegisterValues, _ rest: inout GuestAddress)
-        -> FixedTerm?
+        -> LinearValue.Term?
     {
         let value = values.value(of: register)
         guard let origin = value.origin, origin < RegisterValues.registers, shape.gains[Int(origin)] == 0,
             let displacement = Int32(exactly: Int64(rest.displacement) + value.offset << Int64(scale))
         else { return nil }
         rest.displacement = displacement
-        return FixedTerm(register: UInt8(truncatingIfNeeded: origin), scale: scale)
+        return LinearValue.Term(origin: origin, factor: 1 << Int16(scale))
     }
 
     /// What an address grows by each time round; nil if that is no constant.

@@ -83,10 +83,10 @@ struct BlockTranslator: ~Copyable {
     var loop: Loop?
     /// Not nil while the second copy of a loop is written.
     var shape: LoopShape?
-    /// Not nil while the third copy of a loop is written.
-    var streams: AccessStreams?
     /// What is written: one copy of the code.
-    private var unit: TranslationUnit?
+    private var unit = TranslationUnit()
+    /// Not nil while the third copy of a loop is written.
+    var streams: AccessStreams? { unit.streams }
     /// Whether the code has a copy for accesses that run through pages.
     var hasStreams = false
     /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
@@ -184,8 +184,8 @@ struct BlockTranslator: ~Copyable {
     /// Writes the code once, with the blocks that are joined to it and what lies beside it.
     mutating func translateOnce(_ unit: TranslationUnit, _ instruction: (UInt32) -> DecodedInstruction) {
         self.unit = unit
-        translateStraight(unit, 0, after: 0, instruction)
-        translateJoined(unit, instruction)
+        translateStraight(0, after: 0, instruction)
+        translateJoined(instruction)
         // Asides may make others.
         var next = 0
         while next < asides.count {
@@ -193,7 +193,7 @@ struct BlockTranslator: ~Copyable {
             if case .branch(let target, let count) = branch.aside {
                 begin(branch)
                 edge(target, count: count)
-                translateJoined(unit, instruction)
+                translateJoined(instruction)
             } else {
                 code.switchSection()
                 begin(branch)
@@ -206,19 +206,17 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// Writes the blocks that control goes on in from here.
-    private mutating func translateJoined(
-        _ unit: TranslationUnit, _ instruction: (UInt32) -> DecodedInstruction
-    ) {
+    private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
         while let (next, count) = join {
             join = nil
             shape?.begin(unit.runs[next].firstSlot, from: (run, slot))
-            translateStraight(unit, next, after: count, instruction)
+            translateStraight(next, after: count, instruction)
         }
     }
 
-    /// Writes the straight path of a block, with `before` instructions to be charged when it begins.
+    /// Writes the straight path of a run of the unit, with `before` instructions to be charged when it begins.
     private mutating func translateStraight(
-        _ unit: TranslationUnit, _ number: Int, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
+        _ number: Int, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         code.forgetAll()
         run = unit.runs[number].firstSlot
@@ -515,7 +513,7 @@ struct BlockTranslator: ~Copyable {
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if leadsBack(target) { return repeatBlock(count: count) }
-        if let unit, let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)) {
+        if let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)) {
             let header = unit.runs[next].firstSlot - 1
             if !joined.contains(header) { joined.append(header) }
             join = (next, count)

@@ -45,7 +45,7 @@ struct LinearValue {
     }
 
     /// The sum with `other`, that `factor` times: -8 to 8.
-    func adding(_ other: LinearValue, times factor: Int16 = 1) -> LinearValue? {
+    func adding(_ other: LinearValue, times factor: Int16) -> LinearValue? {
         var sum = self
         for index in 0..<other.count {
             let term = other.places[index]

@@ -37,20 +37,15 @@ extension BlockTranslator {
         if loop == nil { loop = Loop(state: state) }
         let isMet = loop?.state.isMet(by: state) == true
         if !isMet { storeX87Record() }
-        if streams != nil, isMet {
+        let staysInStreams = streams != nil && isMet
+        if staysInStreams {
             code.arithmetic(5, wide: false, .context(ContextLayout.budget), count)
-            loop?.places.append(code.jump(if: HostCondition.notNegative))
-            aside(code.jump(), .endStreams)
-            return
-        }
-        charge(count)
-        if isMet {
-            loop?.places.append(code.jump(if: HostCondition.notNegative))
-            aside(code.jump(), .dispatch(target: start, site: 0))
         } else {
-            code.jump(if: HostCondition.notNegative, entry)
-            aside(code.jump(), .dispatch(target: start, site: 0))
+            charge(count)
         }
+        let back = code.jump(if: HostCondition.notNegative, entry)
+        if isMet { loop?.places.append(back) }
+        aside(code.jump(), staysInStreams ? .endStreams : .dispatch(target: start, site: 0))
     }
 
     /// Writes the other copies of the code of a loop, whose first one is of `unit` and comes back in `state`. The second one begins
@@ -74,8 +69,8 @@ extension BlockTranslator {
         var target = second
         if let shape, !shape.gains.isEmpty {
             let unit = plan(self, AccessStreams(shape))
-            if unit.streams?.streams.isEmpty == false {
-                target = translateStreams(unit, shape, state, second: second, instruction)
+            if let streams = unit.streams, !streams.streams.isEmpty {
+                target = translateStreams(unit, streams, state, second: second, instruction)
             }
         }
         for place in places { code.link(place, to: target) }
@@ -90,23 +85,20 @@ extension BlockTranslator {
 
     /// Writes the third copy. Returns where its head is.
     private mutating func translateStreams(
-        _ unit: TranslationUnit, _ shape: LoopShape, _ state: BlockState, second: Int,
+        _ unit: TranslationUnit, _ streams: AccessStreams, _ state: BlockState, second: Int,
         _ instruction: (UInt32) -> DecodedInstruction
     ) -> Int {
         code.align()
         let body = code.position
         self.state = state
-        streams = unit.streams
         translateOnce(unit, instruction)
-        let found = streams?.streams ?? []
-        streams = nil
         hasStreams = true
         for place in takePlaces() { code.link(place, to: body) }
         let head = code.position
         code.arithmetic(5, wide: false, .context(ContextLayout.patience), 1)
         code.jump(if: HostCondition.notNegative, second)
         store(Self.patience, ContextLayout.patience)
-        enterStreams(found, leastCount: shape.leastCount, body: body, otherwise: second)
+        enterStreams(streams.streams, leastCount: streams.shape.leastCount, body: body, otherwise: second)
         return head
     }
 
@@ -224,19 +216,26 @@ extension BlockTranslator {
         // One that needs no multiplication is first.
         let lead = (0..<value.count).first { value.term($0).factor == 1 } ?? 0
         makeTerm(value.term(lead), .second)
-        for index in 0..<value.count where index != lead {
-            let term = value.term(index)
-            if term.origin < RegisterValues.registers, [1, 2, 4, 8].contains(term.factor),
-                case .register(let host) = home(UInt8(term.origin), apartFrom: .second)
-            {
-                let scale = UInt8(term.factor.trailingZeroBitCount)
-                code.address(.second, HostMemory(.second, index: host, scale: scale))
-            } else {
-                makeTerm(term, .first)
-                code.address(.second, HostMemory(.second, index: .first))
-            }
-        }
+        for index in 0..<value.count where index != lead { addToSecond(value.term(index)) }
         if displacement != 0 { code.address(.second, HostMemory(.second, displacement)) }
+    }
+
+    /// Adds a part of an address to the second register. May use the first one.
+    private mutating func addToSecond(_ term: LinearValue.Term) {
+        var (term, scale) = (term, UInt8(0))
+        if [2, 4, 8].contains(term.factor) {
+            scale = UInt8(term.factor.trailingZeroBitCount)
+            term.factor = 1
+        }
+        var index = HostRegister.first
+        if term.origin < RegisterValues.registers, term.factor == 1,
+            case .register(let host) = home(UInt8(term.origin), apartFrom: .second)
+        {
+            index = host
+        } else {
+            makeTerm(term, index)
+        }
+        code.address(.second, HostMemory(.second, index: index, scale: scale))
     }
 
     private mutating func makeTerm(_ term: LinearValue.Term, _ target: HostRegister) {
@@ -291,17 +290,6 @@ extension BlockTranslator {
 
     private mutating func store32(_ register: HostRegister, _ place: Int) {
         code.instruction(wide: false, 0x89, reg: register.rawValue, rm: .context(place))
-    }
-
-    /// Adds a part of an address to the second register. May use the first one.
-    private mutating func addToSecond(_ term: AccessStreams.FixedTerm) {
-        switch home(term.register, apartFrom: .second) {
-        case .register(let register): code.address(.second, HostMemory(.second, index: register, scale: term.scale))
-        case .slot(let place):
-            code.load(.first, .context(place))
-            code.address(.second, HostMemory(.second, index: .first, scale: term.scale))
-        case nil: break
-        }
     }
 
     /// The offset of a stream in its page, in the first register, becomes the number of times that it can move on there.

@@ -32,8 +32,9 @@ struct TranslationUnit {
     /// The instructions of one block.
     struct Run {
         let firstSlot: UInt32
-        /// How control comes here; nil for the block itself.
+        /// How control comes here, and the number of the run that it comes from; nil for the block itself.
         let origin: Edge?
+        fileprivate let before: Int?
         fileprivate(set) var steps: [Step]
     }
 
@@ -42,6 +43,9 @@ struct TranslationUnit {
     /// The accesses that belong to streams, in the third copy of a loop.
     fileprivate(set) var streams: AccessStreams?
     fileprivate var members: [AccessStreams.Member] = []
+
+    /// Nothing.
+    init() {}
 
     /// Plans a block of `total` instructions from `firstSlot`.
     /// - Parameters:
@@ -56,7 +60,7 @@ struct TranslationUnit {
         self.streams = streams
         var planner = UnitPlanner(start: start, neighbours: neighbours, leavesSystem: leavesSystem)
         planner.plan(firstSlot, total, instruction, &self)
-        groups.place(most: ContextLayout.groupCount - (streams == nil ? 0 : AccessStreams.most), planner.origins)
+        groups.place(most: ContextLayout.groupCount - (streams == nil ? 0 : AccessStreams.most), runs.map(\.before))
         for run in runs.indices { findLiveFlags(run, instruction) }
     }
 
@@ -118,10 +122,11 @@ private struct UnitPlanner {
     /// Most instructions of blocks that are joined to one.
     private static let mostJoined = 40
 
-    /// A way out of a run, and what is known there.
+    /// A way out of a run to a block that may be joined, and what is known there.
     private struct Way {
         var run: Int
         var edge: TranslationUnit.Edge
+        var block: Neighbour
         var values: RegisterValues
         var reachable: AccessGroups.Reachable
     }
@@ -130,9 +135,6 @@ private struct UnitPlanner {
     let neighbours: Neighbours?
     let leavesSystem: Bool
 
-    /// For each run, that before it.
-    private(set) var origins: [Int?] = []
-    private var present: [UInt32] = []
     private var instructionsJoined = 0
     /// Jumps that may lead to other runs.
     private var branches: [Way] = []
@@ -152,8 +154,8 @@ private struct UnitPlanner {
         var next = 0
         while true {
             while let last = way {
-                guard let block = neighbour(last.edge, unit.streams) else { break }
-                way = plan(block.slot + 1, block.count, from: last, instruction, &unit)
+                guard takes(last, in: unit) else { break }
+                way = plan(last.block.slot + 1, last.block.count, from: last, instruction, &unit)
             }
             guard next < branches.count else { return }
             way = branches[next]
@@ -161,15 +163,15 @@ private struct UnitPlanner {
         }
     }
 
-    /// The block that `edge` leads to, if it shall be joined.
-    private mutating func neighbour(_ edge: TranslationUnit.Edge, _ streams: AccessStreams?) -> Neighbour? {
-        guard edge.target != start, let block = neighbours?.find(edge.target), !present.contains(block.slot),
+    /// Whether the block behind `way` shall be joined.
+    private mutating func takes(_ way: Way, in unit: TranslationUnit) -> Bool {
+        let (block, edge) = (way.block, way.edge)
+        guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 }),
             instructionsJoined + block.count <= Self.mostJoined,
-            streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
-        else { return nil }
+            unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
+        else { return false }
         instructionsJoined += block.count
-        present.append(block.slot)
-        return block
+        return true
     }
 
     /// Plans one run. Returns the way at its end, if it leads on.
@@ -187,8 +189,8 @@ private struct UnitPlanner {
         if let neighbours {
             end = plan(&steps, firstSlot, number, from: way, neighbours, instruction, &unit)
         }
-        unit.runs.append(TranslationUnit.Run(firstSlot: firstSlot, origin: way?.edge, steps: steps))
-        origins.append(way?.run)
+        unit.runs.append(
+            TranslationUnit.Run(firstSlot: firstSlot, origin: way?.edge, before: way?.run, steps: steps))
         return end
     }
 
@@ -199,10 +201,11 @@ private struct UnitPlanner {
     ) -> Way? {
         var values = way?.values ?? RegisterValues()
         var reachable = way?.reachable ?? AccessGroups.Reachable()
-        func edge(_ slot: UInt32, _ target: UInt64) -> Way {
-            Way(
-                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target), values: values,
-                reachable: reachable)
+        func leave(_ slot: UInt32, for target: UInt64) -> Way? {
+            guard target != start, let block = neighbours.find(target) else { return nil }
+            return Way(
+                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target), block: block,
+                values: values, reachable: reachable)
         }
         for position in steps.indices {
             let slot = firstSlot + UInt32(position)
@@ -223,19 +226,19 @@ private struct UnitPlanner {
             values.note(i, plan)
             switch plan {
             case .flow where i.handler.isConditionalJump:
-                if neighbours.find(i.immediate) != nil { branches.append(edge(slot, i.immediate)) }
+                if let branch = leave(slot, for: i.immediate) { branches.append(branch) }
             case .flow where i.handler == .jmp || i.handler == .call && !i.expectsReturn:
-                return edge(slot, i.immediate)
+                return leave(slot, for: i.immediate)
             case .system, .systemHelper:
                 // They may change how memory is accessed.
                 reachable = AccessGroups.Reachable()
-                return edge(slot, i.nextPageOffset)
+                return leave(slot, for: i.nextPageOffset)
             case .flow, .leave, .interruptReturn: return nil
             default: break
             }
         }
         let last = firstSlot + UInt32(steps.count - 1)
-        return edge(last, instruction(last).nextPageOffset)
+        return leave(last, for: instruction(last).nextPageOffset)
     }
 }
 
