@@ -3,12 +3,14 @@
 end-to-end-test.py runs them."""
 
 import os
+import signal
 import subprocess
 
 from harness import FAILED, ROOT, Skip, require, run
 from kvm_tests import succeed_on_kvm_host
 
-GUEST_SECONDS = 60
+# A guest needs less than a second.
+GUEST_SECONDS = 15
 MODULE_TESTS = ROOT / ".build-tests/release/smolvmmPackageTests.xctest"
 # What guest/bare/platform.S says for each errand, its lines joined by spaces.
 EXPECTED = {
@@ -20,28 +22,41 @@ SAME = "same timer"
 VECTOR_EXTENSION = "x86-64-v3"
 
 # Prints "ERRAND: what the guest said" for each errand, then what the frozen guests say when they go on.
+#
+# A guest that stands still is started again, for the reason that kvm_host.Host gives: one wait in 500 has no end.
 SCRIPT = r"""
 export XDG_RUNTIME_DIR=/run
-flat() { tr -s '\r\n' ' '; echo; }
-boot() {
-    errand=$1
-    shift
-    printf '%s: ' "$errand"
-    timeout SECONDS smolvmm boot bare initramfs --name b --memory 32M --accel kvm --cmdline "$errand" "$@" | flat
+# INPUT NAME WORD…: what the guest says that smolvmm WORD… runs.
+tell() {
+    input=$1
+    printf '%s: ' $2
+    shift 2
+    attempts=0
+    while
+        attempts=$((attempts + 1))
+        printf "$input" | timeout SECONDS smolvmm "$@" --name b --accel kvm >said
+        [ $? = TIMED_OUT ] && [ $attempts -lt ATTEMPTS ]
+    do :; done
+    tr -s '\r\n' ' ' <said
+    echo
 }
-for errand in t d m n x; do boot $errand </dev/null; done
-for errand in e l; do printf ab | boot $errand; done
-boot s --cpus 2 </dev/null
-boot f --snapshot-when FREEZE -o kvm </dev/null
-boot u </dev/null
-boot a --snapshot-when FREEZE -o avx --cpu VECTOR_EXTENSION </dev/null
-printf 'avx: '
-printf x | timeout SECONDS smolvmm restore avx --name b --accel kvm | flat
-for bundle in kvm software; do
-    printf '%s: ' $bundle
-    printf x | timeout SECONDS smolvmm restore $bundle --name b --accel kvm | flat
-done
-""".replace("SECONDS", str(GUEST_SECONDS)).replace("VECTOR_EXTENSION", VECTOR_EXTENSION)
+boot() {
+    input=$1
+    errand=$2
+    shift 2
+    tell "$input" $errand boot bare initramfs --memory 32M --cmdline $errand "$@"
+}
+for errand in t d m n x; do boot '' $errand; done
+for errand in e l; do boot ab $errand; done
+boot '' s --cpus 2
+boot '' f --snapshot-when FREEZE -o kvm
+boot '' u
+boot '' a --snapshot-when FREEZE -o avx --cpu VECTOR_EXTENSION
+for bundle in avx kvm software; do tell x $bundle restore $bundle; done
+"""
+for word, value in [("SECONDS", GUEST_SECONDS), ("TIMED_OUT", 128 + signal.SIGTERM), ("ATTEMPTS", 4),
+                    ("VECTOR_EXTENSION", VECTOR_EXTENSION)]:
+    SCRIPT = SCRIPT.replace(word, str(value))
 
 
 def freeze(bench, kernel, bundle):

@@ -221,7 +221,10 @@ class Result:
 class Host:
     """The emulated machine, from its start to its end.
 
-    It stands still at times, or ends. The reason may be that QEMU 7.2 changes a processor's pending interrupts without a
+    Guests on it can wait for ever: QEMU's SVM saves the interrupt shadow when it leaves a guest and does not load it when it
+    enters one. A guest that is left between STI and HLT can then be interrupted before the HLT.
+
+    It stands still at times itself, or ends. The reason may be that QEMU 7.2 changes a processor's pending interrupts without a
     lock where a guest of that processor is entered and left, and so can lose one, or bring one back (later versions do it
     atomically). One thread for all processors makes it worse: a processor with a guest gets no further beside a busy one.
     """
