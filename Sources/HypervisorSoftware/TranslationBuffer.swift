@@ -92,6 +92,7 @@ enum AccessSet: Int, CaseIterable {
         for position in 0..<count { unsafe (entries + position).initialize(to: Self.empty(position)) }
         unsafe globals.initialize(repeating: false, count: count)
         unsafe frames.initialize(repeating: 0, count: count)
+        forgetKeptPages()
     }
 
     func deallocate() {
@@ -181,8 +182,30 @@ enum AccessSet: Int, CaseIterable {
             as: UInt8.self, repeating: 0, count: ContextLayout.jumpEntrySize << ContextLayout.jumpIndexBits)
     }
 
+    /// No page was found before (`KeptPage`).
+    private func forgetKeptPages() {
+        for set in AccessSet.allCases {
+            for number in 0..<ContextLayout.keptPageCount {
+                // SAFETY: a field of the context.
+                unsafe context.storeBytes(
+                    of: UInt64(ContextLayout.noKeptPage), toByteOffset: ContextLayout.keptPage(number, set),
+                    as: UInt64.self)
+            }
+        }
+        // SAFETY: a field of the context.
+        unsafe context.storeBytes(of: false, toByteOffset: ContextLayout.keepsPages, as: Bool.self)
+    }
+
+    /// The same, where one may have been.
+    @inline(__always)
+    private func forgetKeptPagesIfAny() {
+        // SAFETY: a field of the context.
+        if unsafe context.load(fromByteOffset: ContextLayout.keepsPages, as: Bool.self) { forgetKeptPages() }
+    }
+
     /// Empties every entry, or spares those of global pages.
     func flush(keepingGlobal: Bool) {
+        forgetKeptPagesIfAny()
         if local.isComplete, keepingGlobal || global.isComplete {
             // SAFETY: the lists have positions of entries.
             local.forEach { position in
@@ -202,6 +225,7 @@ enum AccessSet: Int, CaseIterable {
 
     /// Empties the entries for the page of `linear`.
     func flushPage(_ linear: UInt64) {
+        forgetKeptPagesIfAny()
         for set in AccessSet.allCases {
             let position = position(linear, set)
             // SAFETY: `position` is in range by its mask.

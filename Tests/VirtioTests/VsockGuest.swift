@@ -122,6 +122,14 @@ final class VsockGuest {
         return false
     }
 
+    /// Has the device look after its clients until `holds` does, for some seconds.
+    func poll(until holds: () -> Bool) {
+        for _ in 0..<1000 where !holds() {
+            usleep(5000)
+            device.poll()
+        }
+    }
+
     /// All that has arrived at a client; nil behind the end.
     func read(_ client: HostSocket) -> [UInt8]? {
         var bytes: [UInt8] = []

@@ -86,6 +86,18 @@ struct BlockEncoder {
         for byte in 0..<count { bytes.append(UInt8(truncatingIfNeeded: value >> (byte * 8))) }
     }
 
+    /// Bytes that are no instruction, from the next multiple of 8 on.
+    mutating func table(_ size: Int) -> Int {
+        while here & 7 != 0 { bytes.append(0xcc) }
+        bytes.append(contentsOf: repeatElement(0, count: size))
+        return bytes.count - size
+    }
+
+    /// Makes `count` bytes at `position` those of `value`.
+    mutating func put(_ value: Int, bytes count: Int, at position: Int) {
+        for byte in 0..<count { bytes[position + byte] = UInt8(truncatingIfNeeded: value >> (byte * 8)) }
+    }
+
     /// mov register, the whole value.
     mutating func load(_ register: Register, _ value: UInt64) {
         boundaries.append(bytes.count)
@@ -103,9 +115,5 @@ struct BlockEncoder {
     }
 
     /// Makes the jump whose distance is at `position` lead to `target`, an offset into the block.
-    mutating func patch(_ position: Int, to target: Int) {
-        for byte in 0..<4 {
-            bytes[position + byte] = UInt8(truncatingIfNeeded: (target - position - 4) >> (byte * 8))
-        }
-    }
+    mutating func patch(_ position: Int, to target: Int) { put(target - position - 4, bytes: 4, at: position) }
 }

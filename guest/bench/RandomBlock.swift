@@ -74,7 +74,7 @@ struct RandomBlock {
 
     private mutating func group() {
         starts.append(code.bytes.count)
-        switch numbers.next(below: 36) {
+        switch numbers.next(below: 38) {
         case 0...7: arithmetic()
         case 8...9: single()
         case 10...11: shift()
@@ -94,6 +94,7 @@ struct RandomBlock {
         case 31: flags()
         case 32: fault()
         case 33...34: walk()
+        case 35...36: interpret()
         default: special()
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small loops in random blocks, in which pointers walk through the data by steps of a constant.
+// Small loops in random blocks, in which pointers walk through the data by steps of a constant, or data says what is done.
 
 extension RandomBlock {
     /// A loop with accesses at a pointer, and often at an index beside it, which both move on at some place in it; parts of it
@@ -62,6 +62,54 @@ extension RandomBlock {
                 code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
             }
             if let skip { code.patch(skip, to: code.bytes.count) }
+        }
+        code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
+        code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+    }
+
+    /// A loop that reads data as a program for which it jumps through a table. In blocks that fault it may read the page that does.
+    mutating func interpret() {
+        var kept = [register()]
+        let pointer = kept[0]
+        let index = other(than: &kept)
+        let table = other(than: &kept)
+        let step = 1 + numbers.next(below: 40)
+        let times = 1 + numbers.next(below: 60)
+        let start = numbers.next(below: 0x3c00 - 2 * step * times) - 0x1f00 + (faults && chance(3) ? 0x1000 : 0)
+        code.instruction(  // lea pointer, [r15 + start]
+            0x8d, width: .quadword, reg: pointer,
+            place: .memory(base: Self.data, index: nil, scale: 0, displacement: start))
+        code.load(table, 0)
+        let tableAddress = code.bytes.count - 8
+        code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
+        let top = code.bytes.count
+        let operation = Place.memory(base: pointer, index: nil, scale: 0, displacement: 0)
+        let opcodes: [UInt8] = chance(2) ? [0x0f, 0xb6] : [0x0f, 0xb7]
+        code.instruction(opcodes[0], opcodes[1], reg: index, place: operation)  // movzx
+        if chance(2) { advance(pointer, by: step) }
+        code.instruction(0x83, reg: 4, place: .register(index), immediate: (3, 1))  // and index, 3
+        define()
+        if chance(2) { advance(pointer, by: step) }
+        let isRelative = chance(2)
+        let entry = Place.memory(base: table, index: index, scale: isRelative ? 2 : 3, displacement: 0)
+        if isRelative {
+            code.instruction(0x63, width: .quadword, reg: index, place: entry)  // movsxd
+            code.instruction(0x01, width: .quadword, reg: table, place: .register(index))  // add index, table
+            code.instruction(0xff, reg: 4, place: .register(index))  // jmp
+        } else {
+            code.instruction(0xff, reg: 4, place: entry)  // jmp
+        }
+        let entrySize = isRelative ? 4 : 8
+        let entries = code.table(entrySize * 4)
+        code.put(code.address + entries, bytes: 8, at: tableAddress)
+        for number in 0..<4 {
+            let target = isRelative ? code.bytes.count - entries : code.here
+            code.put(target, bytes: entrySize, at: entries + number * entrySize)
+            walkingAccess(pointer, nil, 0, kept)
+            if chance(2) {
+                code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
+                code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+            }
         }
         code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
         code.patch(code.jump(0x0f, 0x8f), to: top)  // jg

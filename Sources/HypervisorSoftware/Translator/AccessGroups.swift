@@ -32,13 +32,15 @@ struct PlainAccess {
 enum AccessWay {
     /// By itself.
     case alone
+    /// By itself, but it looks somewhere else first.
+    case kept(KeptPage)
     case group(AccessGroups.Member)
     case stream(AccessStreams.Member)
 
     /// Whether the access cannot fail: its page was found before.
     var isReachable: Bool {
         switch self {
-        case .alone: false
+        case .alone, .kept: false
         case .group(let member): !member.isFirst
         case .stream: true
         }

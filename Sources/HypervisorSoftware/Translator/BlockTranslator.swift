@@ -13,6 +13,8 @@ struct BlockTranslator: ~Copyable {
         indirect case read(_ routine: Int, resume: Int, otherwise: Aside)
         /// The same of `instruction`, which writes and does nothing else.
         indirect case write(_ routine: Int, _ instruction: DecodedInstruction, otherwise: Aside)
+        /// The page is not where it was looked for first.
+        indirect case find(_ search: Search, otherwise: Aside)
         /// The interpreter runs the instruction in `slot`, then the code goes on at `resume`.
         case interpret(resume: Resumption)
         /// The same of an instruction that uses the x87 unit, which is in the host's before and after.
@@ -51,6 +53,14 @@ struct BlockTranslator: ~Copyable {
         var held: UInt8?
         /// The place in the context whose value the second one has.
         var reached: Int?
+    }
+
+    /// How a read goes on whose page is not where it was looked for first.
+    struct Search {
+        var page: KeptPage
+        var size: Int32
+        /// Where the code goes on with the page found.
+        var resume: Int
     }
 
     private struct Branch {
@@ -110,6 +120,10 @@ struct BlockTranslator: ~Copyable {
         /// What may help before, and where the code goes on then.
         var crossing: (routine: Int, resume: Int)?
         var isWrite = false
+        var search: Search?
+
+        /// Looks elsewhere before, if the access has only looked in one place.
+        func searching(_ aside: Aside) -> Aside { search.map { .find($0, otherwise: aside) } ?? aside }
     }
     private var misses: [Miss] = []
     /// Whether the interpreter may run the instruction, and the code go on behind it.
@@ -272,7 +286,7 @@ struct BlockTranslator: ~Copyable {
                         miss.isWrite
                         ? .write(routine, i, otherwise: aside) : .read(routine, resume: resume, otherwise: aside)
                 }
-                append(miss.place, miss.state, aside)
+                append(miss.place, miss.state, miss.searching(aside))
             }
         }
         if open {
@@ -398,10 +412,12 @@ struct BlockTranslator: ~Copyable {
 
     /// The same from a look into the soft TLB for `size` bytes, behind which the code is now. Where many are known to lie in two
     /// pages, in plain code, `isWrite` says whether `i` writes and does nothing else.
-    mutating func crossingAside(_ place: Int, size: Int32, isWrite: Bool) {
+    mutating func crossingAside(_ place: Int, size: Int32, isWrite: Bool, _ search: Search? = nil) {
         let routine = routines.crossingAccesses.routine(set, size: size, isWrite ? .write : .read)
         misses.append(
-            Miss(place: place, state: state, crossing: routine.map { ($0, code.position) }, isWrite: isWrite))
+            Miss(
+                place: place, state: state, crossing: routine.map { ($0, code.position) }, isWrite: isWrite,
+                search: search))
     }
 
     /// A jump out of the block before this instruction.
@@ -412,7 +428,7 @@ struct BlockTranslator: ~Copyable {
     /// The jumps to the interpretation of this instruction lead out of the block.
     mutating func leaveInstead(charging: Bool) {
         for miss in misses {
-            append(miss.place, miss.state, .leave(count: charging ? count : 0))
+            append(miss.place, miss.state, miss.searching(.leave(count: charging ? count : 0)))
         }
         misses.removeAll(keepingCapacity: true)
     }
@@ -421,7 +437,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .read, .write, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
+        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
@@ -454,11 +470,17 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
+        if case .find(let search, let otherwise) = aside {
+            let missed = findKept(search)
+            code.land(missed)
+            code.forgetAll()
+            return translateAside(otherwise)
+        }
         // Flags may still follow from registers there.
         if case .endStreams = aside { return endStreams() }
         showState()
         switch aside {
-        case .read, .write, .endStreams: break
+        case .read, .write, .find, .endStreams: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)

@@ -99,6 +99,17 @@ enum ContextLayout {
     static let streamRooms = 992
     /// How often the loop goes round there then, at most, 32 bits.
     static let times = 1016
+    /// Whether one of the pages below is known. One byte.
+    static let keepsPages = 1020
+    /// Pages that were found before (`KeptPage`), for each way of access: the page, or `noKeptPage`, and what must be added to an
+    /// address in it to have the host's; 8 bytes each.
+    private static let keptPages = 1024
+    static let keptPageCount = 32
+    /// No page, nor the end of one that an address is compared with, too.
+    static let noKeptPage: UInt8 = 0x80
+    static func keptPage(_ number: Int, _ set: AccessSet) -> Int {
+        keptPages + (set.rawValue * keptPageCount + number) * 16
+    }
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

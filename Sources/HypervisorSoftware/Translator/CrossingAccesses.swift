@@ -113,13 +113,30 @@ struct CrossingAccesses {
         code.address(.rcx, .context(ContextLayout.crossing + 16))
         code.instruction(wide: true, 0x2b, reg: HostRegister.rcx.rawValue, rm: .register(.second))  // SUB
         code.move(.rsi, .second)
-        for (place, isFirst) in [(ContextLayout.crossingStart, true), (ContextLayout.crossingEnd, false)] {
-            code.load(.rdi, .context(place))
-            if !isFirst { code.load(.rcx, .context(ContextLayout.crossingCount)) }
-            code.byte(0xf3)  // REP MOVSB
-            code.byte(0xa4)
-        }
+        code.load(.rdi, .context(ContextLayout.crossingStart))
+        copyFew(&code)
+        code.load(.rdi, .context(ContextLayout.crossingEnd))
+        code.load(.rcx, .context(ContextLayout.crossingCount))
+        copyFew(&code)
         for register in saved.reversed() { code.pop(register) }
         code.byte(0xc3)
+    }
+
+    /// Copies RCX bytes, fewer than 16, from RSI to RDI, which move on by as many. Uses the first register. REP MOVSB takes longer.
+    private static func copyFew(_ code: inout Assembler) {
+        for size: UInt8 in [8, 4, 2, 1] {
+            code.instruction(wide: false, 0xf6, reg: 0, rm: .register(.rcx))  // TEST CL
+            code.byte(size)
+            let skip = code.jump(if: HostCondition.equal)
+            let prefix: UInt8 = size == 2 ? 0x66 : 0
+            let first = HostRegister.first.rawValue
+            for (opcode, pointer) in [(0x8a, HostRegister.rsi), (0x88, .rdi)] as [(UInt8, HostRegister)] {  // MOV
+                code.instruction(
+                    prefix: prefix, wide: size == 8, size == 1 ? opcode : opcode + 1, reg: first,
+                    rm: .memory(HostMemory(pointer)))
+                code.address(pointer, HostMemory(pointer, Int32(size)))
+            }
+            code.land(skip)
+        }
     }
 }

@@ -91,12 +91,16 @@ extension BlockTranslator {
         if let known = reach(operandWay, GuestAddress(i)) { return known }
         giveUpHostFlags()
         makeAddress(i, .second)
-        let missed = lookUpPage(size: size, use, aligned: aligned)
-        let isWrite = use == .write
-        if !aligned, !isWrite || isPlain && i.onlyWrites {
-            crossingAside(missed, size: size, isWrite: isWrite)
+        if case .kept(let kept) = operandWay {
+            lookUpKept(kept, size: size)
         } else {
-            interpretAside(missed)
+            let missed = lookUpPage(size: size, use, aligned: aligned)
+            let isWrite = use == .write
+            if !aligned, !isWrite || isPlain && i.onlyWrites {
+                crossingAside(missed, size: size, isWrite: isWrite)
+            } else {
+                interpretAside(missed)
+            }
         }
         keepFlags()
         return HostMemory(.second)
@@ -116,7 +120,7 @@ extension BlockTranslator {
     private mutating func reach(_ way: AccessWay, _ address: GuestAddress) -> HostMemory? {
         let memory: HostMemory
         switch way {
-        case .alone: return nil
+        case .alone, .kept: return nil
         case .group(let member):
             let place = ContextLayout.groups + member.group * 8
             if member.isFirst {

@@ -19,6 +19,8 @@ struct TranslationUnit {
         /// The access through ModRM, and the one to the stack.
         fileprivate var operand = Reference.alone
         fileprivate var stack = Reference.alone
+        /// For a load of a jump through a table.
+        fileprivate var kept: KeptPage?
     }
 
     /// How an access finds its memory.
@@ -68,7 +70,12 @@ struct TranslationUnit {
     func run(behind edge: Edge) -> Int? { runs.firstIndex { $0.origin == edge } }
 
     /// The way of the access through ModRM of an instruction.
-    func operand(_ run: Int, _ position: Int) -> AccessWay { way(runs[run].steps[position].operand, run, position) }
+    func operand(_ run: Int, _ position: Int) -> AccessWay {
+        let step = runs[run].steps[position]
+        let way = way(step.operand, run, position)
+        if case .alone = way, let kept = step.kept { return .kept(kept) }
+        return way
+    }
 
     /// That of its access to the stack.
     func stack(_ run: Int, _ position: Int) -> AccessWay { way(runs[run].steps[position].stack, run, position) }
@@ -233,6 +240,13 @@ private struct UnitPlanner {
                 // They may change how memory is accessed.
                 reachable = AccessGroups.Reachable()
                 return leave(slot, for: i.nextPageOffset)
+            case .flow where i.handler == .jmpIndirect:
+                let jump = TableJump(at: position, { steps[$0].plan }, { instruction(firstSlot + UInt32($0)) })
+                if let jump {
+                    steps[jump.table].kept = KeptPage(tableOfJumpAt: neighbours.page | UInt64(i.pageOffset))
+                    if let operation = jump.operation { steps[operation].kept = .operations }
+                }
+                return nil
             case .flow, .leave, .interruptReturn: return nil
             default: break
             }

@@ -40,7 +40,7 @@ struct CrossingAccessTests {
         0xff, 0xc9, 0x75, 0xdc, 0xf4,
     ]
 
-    @Test(arguments: [0xfff, 0xffd, 0xffb, 0xff1] as [UInt64], [reads, writes])
+    @Test(arguments: 0xff1...0xfff as ClosedRange<UInt64>, [reads, writes])
     func `their bytes are those of both pages, without the interpreter`(offset: UInt64, code: [UInt8]) throws {
         let machines = try SoftwareEngine.allCases.map { try machine($0, code, rdi: offset, rounds: 200) }
         let first = machines[0]
