@@ -310,4 +310,5 @@ enum HostCondition {
     static let negative: UInt8 = 8
     static let notNegative: UInt8 = 9
     static let lessOrEqual: UInt8 = 14
+    static let greater: UInt8 = 15
 }

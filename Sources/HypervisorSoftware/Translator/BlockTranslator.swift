@@ -40,8 +40,6 @@ struct BlockTranslator: ~Copyable {
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
         /// on there, after `count` instructions.
         case tail(count: Int32)
-        /// The time slice is over, or what a loop with streams did not hold back of it.
-        case endStreams
         /// Registers of the guest must be loaded first, or the interpreter must run the instruction.
         case load(allowed: Int, routine: Int, resume: Int, count: Int32)
     }
@@ -200,6 +198,11 @@ struct BlockTranslator: ~Copyable {
         self.unit = unit
         translateStraight(0, after: 0, instruction)
         translateJoined(instruction)
+        translateAsides(instruction)
+    }
+
+    /// Writes what lies beside the straight path.
+    mutating func translateAsides(_ instruction: (UInt32) -> DecodedInstruction) {
         // Asides may make others.
         var next = 0
         while next < asides.count {
@@ -437,7 +440,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail, .endStreams: break
+        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
@@ -465,7 +468,11 @@ struct BlockTranslator: ~Copyable {
             let refused = code.jump(if: HostCondition.notEqual)
             writeThrough(instruction)
             code.call(routines.crossingAccesses.finishWrite)
+            let before = state
+            // The straight path may have brought them there before it wrote.
+            restoreFlags()
             if case .interpret(let resume) = otherwise { goOn(at: resume) }
+            state = before
             code.land(refused)
             code.forgetAll()
             return translateAside(otherwise)
@@ -476,11 +483,9 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
-        // Flags may still follow from registers there.
-        if case .endStreams = aside { return endStreams() }
         showState()
         switch aside {
-        case .read, .write, .find, .endStreams: break
+        case .read, .write, .find: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)

@@ -43,9 +43,10 @@ extension BlockTranslator {
         } else {
             charge(count)
         }
-        let back = code.jump(if: HostCondition.notNegative, entry)
+        let back = code.jump(if: staysInStreams ? HostCondition.greater : HostCondition.notNegative, entry)
         if isMet { loop?.places.append(back) }
-        aside(code.jump(), staysInStreams ? .endStreams : .dispatch(target: start, site: 0))
+        let end = code.jump()
+        if staysInStreams { loop?.ends.append(end) } else { aside(end, .dispatch(target: start, site: 0)) }
     }
 
     /// Writes the other copies of the code of a loop, whose first one is of `unit` and comes back in `state`. The second one begins
@@ -98,7 +99,9 @@ extension BlockTranslator {
         code.arithmetic(5, wide: false, .context(ContextLayout.patience), 1)
         code.jump(if: HostCondition.notNegative, second)
         store(Self.patience, ContextLayout.patience)
+        self.state = state
         enterStreams(streams.streams, leastCount: streams.shape.leastCount, body: body, otherwise: second)
+        translateAsides(instruction)
         return head
     }
 
@@ -117,47 +120,74 @@ extension BlockTranslator {
             code.address(.second, HostMemory(.second, Int32(truncatingIfNeeded: -stream.low)))
             code.store(.second, .context(AccessStreams.place(number)))
         }
+        let ends = loop?.ends ?? []
         let moving = streams.enumerated().filter { $0.element.stride != 0 }
+        guard !moving.isEmpty else {
+            code.jump(body)
+            for place in ends { code.land(place) }
+            code.arithmetic(7, wide: false, .context(ContextLayout.budget), 0)
+            aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+            code.jump(otherwise)
+            return
+        }
         // Pages that other loops went through are not known.
         if moving.count > 1 { store(4096, ContextLayout.times) }
-        for place in loop?.ends ?? [] { code.land(place) }
-        var missed = halves(streams.filter { $0.stride != 0 }).map { checkHalf($0) }
-        for (number, stream) in moving {
-            missed += enter(stream, number, mayBeKnown: moving.count > 1, isFirst: number == moving[0].offset)
-        }
-        if moving.isEmpty {
-            code.jump(body)
-        } else {
-            limit(leastCount: leastCount, body: body, otherwise: otherwise)
-        }
-        // Most often one access lies in two pages.
-        for place in missed { code.land(place) }
+        let begin = code.jump()
+        for place in ends { code.land(place) }
+        // It is a long one.
         store(0, ContextLayout.patience)
+        code.land(begin)
+        var missed = halves(streams.filter { $0.stride != 0 }).map { checkHalf($0) }
+        var least: Int?
+        for (order, (number, stream)) in moving.enumerated() {
+            missed += enter(stream, number, mayBeKnown: moving.count > 1, least: least)
+            least = ContextLayout.otherTemporary
+            if order == 0 {
+                least = ContextLayout.streamRooms + number * 4
+            } else if order < moving.count - 1 {
+                store32(.first, ContextLayout.otherTemporary)
+            }
+        }
+        let (few, over) = limit(leastCount: leastCount, body: body)
+        // Most often one access lies in two pages.
+        for place in missed + [over] { code.land(place) }
+        store(0, ContextLayout.patience)
+        let leave = code.position
+        takeHeldBack()
+        addToBudget()
+        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
         code.jump(otherwise)
-    }
-
-    /// Shortens the time slice to the times in the first register; goes on in `body` if it is shorter, and in `otherwise` where the
-    /// times are few.
-    private mutating func limit(leastCount: Int32, body: Int, otherwise: Int) {
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        code.arithmetic(7, wide: false, .register(.first), Self.fewestTimes)
-        let few = code.jump(if: HostCondition.below)
-        code.address(.second, HostMemory(.first, 1))
-        store32(.second, ContextLayout.times)
-        // The budget becomes negative when the loop has gone round so often, and once more.
-        code.instruction(wide: false, 0x69, reg: first, rm: .register(.first))  // IMUL
-        code.doubleWord(leastCount)
-        code.arithmetic(0, wide: false, .register(.first), leastCount - 1)
-        code.instruction(wide: false, 0x8b, reg: second, rm: .context(ContextLayout.budget))
-        code.instruction(wide: false, 0x2b, reg: second, rm: .register(.first))
-        code.jump(if: HostCondition.lessOrEqual, body)
-        store32(.second, ContextLayout.heldBack)
-        store32(.first, ContextLayout.budget)
-        code.jump(body)
         code.land(few)
         // The next attempt is behind them.
         store32(.first, ContextLayout.patience)
-        code.jump(otherwise)
+        code.jump(leave)
+    }
+
+    /// Shortens the time slice to the times in the first register, and goes on in `body`. Returns the places of jumps for when the
+    /// times are few, and for when the time slice is over.
+    private mutating func limit(leastCount: Int32, body: Int) -> (few: Int, over: Int) {
+        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
+        code.arithmetic(7, wide: false, .register(.first), Self.fewestTimes)
+        let few = code.jump(if: HostCondition.below)
+        // The loop goes round once more than it moves on, until nothing is left.
+        code.instruction(wide: false, 0xff, reg: 0, rm: .register(.first))  // INC
+        store32(.first, ContextLayout.times)
+        code.instruction(wide: false, 0x69, reg: first, rm: .register(.first))  // IMUL
+        code.doubleWord(leastCount)
+        code.instruction(wide: false, 0x8b, reg: second, rm: .context(ContextLayout.budget))
+        code.instruction(wide: false, 0x03, reg: second, rm: .context(ContextLayout.heldBack))
+        let over = code.jump(if: HostCondition.negative)
+        code.instruction(wide: false, 0x2b, reg: second, rm: .register(.first))
+        let isShort = code.jump(if: HostCondition.lessOrEqual)
+        store32(.second, ContextLayout.heldBack)
+        store32(.first, ContextLayout.budget)
+        code.jump(body)
+        code.land(isShort)
+        code.address(.second, HostMemory(.second, index: .first))
+        store32(.second, ContextLayout.budget)
+        store(0, ContextLayout.heldBack)
+        code.jump(body)
+        return (few, over)
     }
 
     /// The linear address of a stream becomes the offset in its page, in the second register, and the first one leads to the
@@ -250,10 +280,10 @@ extension BlockTranslator {
 
     /// Looks up the page of a stream. The first register becomes the number of times that it can move on there, or that of the
     /// streams before it if that is less. Returns the places of jumps for when it cannot be reached.
-    /// - Parameter mayBeKnown: whether the page of the last time may last.
-    private mutating func enter(_ stream: AccessStreams.Stream, _ number: Int, mayBeKnown: Bool, isFirst: Bool)
-        -> [Int]
-    {
+    /// - Parameters:
+    ///   - mayBeKnown: whether the page of the last time may last.
+    ///   - least: where the number of the streams before it is; nil if there are none.
+    private mutating func enter(_ stream: AccessStreams.Stream, _ number: Int, mayBeKnown: Bool, least: Int?) -> [Int] {
         let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         let room = ContextLayout.streamRooms + number * 4
         var known: Int?
@@ -274,12 +304,10 @@ extension BlockTranslator {
             code.land(known)
             store32(.first, room)
         }
-        let least = HostOperand.context(ContextLayout.otherTemporary)
-        if !isFirst {
-            code.instruction(wide: false, 0x3b, reg: first, rm: least)
-            code.instruction(wide: false, .map0F, 0x47, reg: first, rm: least)  // CMOVA
+        if let least {
+            code.instruction(wide: false, 0x3b, reg: first, rm: .context(least))
+            code.instruction(wide: false, .map0F, 0x47, reg: first, rm: .context(least))  // CMOVA
         }
-        if mayBeKnown { store32(.first, ContextLayout.otherTemporary) }
         return missed
     }
 
@@ -311,16 +339,6 @@ extension BlockTranslator {
         }
         code.instruction(wide: true, 0xc1, reg: 5, rm: first)  // SHR
         code.byte(shift)
-    }
-
-    /// The time slice gets back what was held back; if it is not over the streams' next pages are looked up.
-    mutating func endStreams() {
-        takeHeldBack()
-        addToBudget()
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
-        // It is a long one.
-        store(0, ContextLayout.patience)
-        loop?.ends.append(code.jump())
     }
 
     /// The first register becomes what was held back, of which nothing is left.

@@ -83,6 +83,20 @@ struct CrossingAccessTests {
     }
 
     @Test(arguments: SoftwareEngine.allCases)
+    func `a write leaves the flags as they were`(engine: SoftwareEngine) throws {
+        // CMP RBX, RCX; MOVDQU [RDI], XMM0; ADC RAX, 0; CMP RCX, RBX; MOVDQU [RDI], XMM0; ADC RDX, 0; DEC ECX; JNZ back; HLT
+        let code: [UInt8] = [
+            0x48, 0x39, 0xcb, 0xf3, 0x0f, 0x7f, 0x07, 0x48, 0x83, 0xd0, 0, 0x48, 0x39, 0xd9, 0xf3, 0x0f, 0x7f, 0x07,
+            0x48, 0x83, 0xd2, 0, 0xff, 0xc9, 0x75, 0xe6, 0xf4,
+        ]
+        let machine = try machine(engine, code, rdi: 0xff7, rounds: 100)
+        machine.core.general[3] = 1 << 63
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[0] == 0)
+        #expect(machine.core.general[2] == 100)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
     func `a write into a page that is not there faults, and has changed nothing`(engine: SoftwareEngine) throws {
         // MOV [RDI], RBX; ADD RDI, 64; DEC ECX; JNZ back; HLT
         let code: [UInt8] = [0x48, 0x89, 0x1f, 0x48, 0x83, 0xc7, 64, 0xff, 0xc9, 0x75, 0xf5, 0xf4]
