@@ -70,7 +70,7 @@ struct FlagReplay {
         case .cmp, .test: method = .again
         case .add, .sub:
             guard i.operandSize >= 4 else { return nil }
-            if Self.hasSource(i) {
+            if i.hasSource {
                 guard i.reg & 15 != i.rm & 15 else { return nil }
             } else if Int32(exactly: Int64(bitPattern: i.immediate)) ?? .min == .min {
                 return nil
@@ -86,18 +86,13 @@ struct FlagReplay {
         }
     }
 
-    private static func hasSource(_ i: DecodedInstruction) -> Bool {
-        i.shape == Form.rmReg.rawValue || i.shape == Form.regRM.rawValue
-    }
-
-    private var destination: UInt8 { instruction.shape == Form.regRM.rawValue ? instruction.reg : instruction.rm }
-    private var source: UInt8 { instruction.shape == Form.regRM.rawValue ? instruction.rm : instruction.reg }
+    private var destination: UInt8 { instruction.destination }
 
     /// The registers that must not have changed, a bit for each.
     var registers: UInt16 {
         let result: UInt16 = 1 << UInt16(destination & 15)
-        guard method == .again || method == .undo, Self.hasSource(instruction) else { return result }
-        return result | 1 << UInt16(source & 15)
+        guard method == .again || method == .undo, instruction.hasSource else { return result }
+        return result | 1 << UInt16(instruction.source & 15)
     }
 
     /// Whether CF is taken from the context.
@@ -131,8 +126,8 @@ struct FlagReplay {
             let isSum = Operation(rawValue: instruction.operation) == .add
             let wide = size == 8
             let (add, subtract, compare): (UInt8, UInt8, UInt8) = (0, 5, 7)
-            if Self.hasSource(instruction) {
-                let other = block.source(source)
+            if instruction.hasSource {
+                let other = block.source(instruction.source)
                 block.code.instruction(wide: wide, 0x8b, reg: first, rm: block.source(destination))
                 block.code.instruction(wide: wide, (isSum ? subtract : add) * 8 + 3, reg: first, rm: other)
                 block.code.instruction(wide: wide, (isSum ? add : compare) * 8 + 3, reg: first, rm: other)

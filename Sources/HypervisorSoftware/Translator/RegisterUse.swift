@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which general registers instructions change, for what translated code knows about them.
+// Which general registers instructions change and read, for what translated code knows about them.
 
 /// General registers that instructions change, a bit for each.
 enum RegisterUse {
@@ -56,4 +56,12 @@ enum RegisterUse {
         }
         return written
     }
+}
+
+extension DecodedInstruction {
+    /// Whether both operands of an integer instruction are named by ModRM, rather than one be a constant.
+    var hasSource: Bool { shape == Form.rmReg.rawValue || shape == Form.regRM.rawValue }
+    /// The register that such an instruction changes, and the one that it only reads, if neither is in memory.
+    var destination: UInt8 { shape == Form.regRM.rawValue ? reg : rm }
+    var source: UInt8 { shape == Form.regRM.rawValue ? rm : reg }
 }

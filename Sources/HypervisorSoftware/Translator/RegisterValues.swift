@@ -187,8 +187,7 @@ struct RegisterValues {
             return value.moved(by: half.offset).map { (register, $0) }
         }
         let constant = Int64(bitPattern: i.immediate)
-        let isBetweenRegisters = i.shape == Form.rmReg.rawValue || i.shape == Form.regRM.rawValue
-        let (from, to) = i.shape == Form.regRM.rawValue ? (i.rm, i.reg) : (i.reg, i.rm)
+        let (from, to) = (i.source, i.destination)
         switch Operation(rawValue: i.operation) {
         case .push, .pushf: return moved(RegisterIndex.rsp, -8, to: RegisterIndex.rsp)
         case .pop: return i.rm == RegisterIndex.rsp ? nil : moved(RegisterIndex.rsp, 8, to: RegisterIndex.rsp)
@@ -203,11 +202,11 @@ struct RegisterValues {
         case .movsxd: return extended(i.rm, to: i.reg)
         case .inc: return moved(i.rm, 1, to: i.rm)
         case .dec: return moved(i.rm, -1, to: i.rm)
-        case .add where isBetweenRegisters: return sum(from, to: to, times: 1)
+        case .add where i.hasSource: return sum(from, to: to, times: 1)
         case .add: return moved(i.rm, constant, to: i.rm)
-        case .sub where isBetweenRegisters: return sum(from, to: to, times: -1)
+        case .sub where i.hasSource: return sum(from, to: to, times: -1)
         case .sub: return constant == .min ? nil : moved(i.rm, -constant, to: i.rm)
-        case .mov where isBetweenRegisters: return moved(from, 0, to: to)
+        case .mov where i.hasSource: return moved(from, 0, to: to)
         default: return nil
         }
     }
@@ -220,15 +219,12 @@ struct RegisterValues {
             return (register, Half(register: half.register, offset: half.offset + distance))
         }
         let constant = Int64(bitPattern: i.immediate)
-        let isBetweenRegisters = i.shape == Form.rmReg.rawValue || i.shape == Form.regRM.rawValue
         switch Operation(rawValue: i.operation) {
         case .inc: return moved(i.rm, 1, to: i.rm)
         case .dec: return moved(i.rm, -1, to: i.rm)
-        case .add where !isBetweenRegisters: return moved(i.rm, Int64(Int32(truncatingIfNeeded: constant)), to: i.rm)
-        case .sub where !isBetweenRegisters: return moved(i.rm, -Int64(Int32(truncatingIfNeeded: constant)), to: i.rm)
-        case .mov where isBetweenRegisters:
-            let (from, to) = i.shape == Form.regRM.rawValue ? (i.rm, i.reg) : (i.reg, i.rm)
-            return moved(from, 0, to: to)
+        case .add where !i.hasSource: return moved(i.rm, Int64(Int32(truncatingIfNeeded: constant)), to: i.rm)
+        case .sub where !i.hasSource: return moved(i.rm, -Int64(Int32(truncatingIfNeeded: constant)), to: i.rm)
+        case .mov where i.hasSource: return moved(i.source, 0, to: i.destination)
         default: return nil
         }
     }

@@ -60,10 +60,8 @@ struct TableJump {
             switch operation {
             case .mov, .movzx8, .movzx16, .movsx8, .movsx16, .movsxd:
                 if i.isMemory { return position }
-                guard i.shape == Form.regRM.rawValue || i.shape == Form.rmReg.rawValue else { return nil }
-                let source = i.shape == Form.regRM.rawValue ? i.rm : i.reg
-                guard source & RegisterIndex.highByte == 0 else { return nil }
-                register = source
+                guard i.hasSource, i.source & RegisterIndex.highByte == 0 else { return nil }
+                register = i.source
             // The table's own address is added, or constants.
             case .add, .sub, .and, .inc, .dec: break
             default: return nil
