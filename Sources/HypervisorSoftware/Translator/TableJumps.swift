@@ -27,7 +27,7 @@ struct TableJump {
     /// Of the index, if its address moves on by a constant.
     private(set) var operation: Int?
 
-    /// The registers that a load's address is made of are many instructions away at most.
+    /// How many instructions before its use a register is looked for.
     private static let farthest = 16
 
     /// Finds those of the jump at `last`; nil if it does not go through a table.
