@@ -48,9 +48,9 @@ struct TableJumpTests {
         return Machine.data + (7 - offset >> 12 * 2) << 12 + offset & 4095
     }
 
-    private func write(_ program: [UInt8], _ machine: Machine, at offset: UInt64 = 0) throws {
+    private func write(_ program: [UInt8], _ machine: Machine) throws {
         for (number, operation) in program.enumerated() {
-            try machine.write([operation], at: physical(Machine.playground + offset + UInt64(number)))
+            try machine.write([operation], at: physical(Machine.playground + UInt64(number)))
         }
     }
 
