@@ -75,10 +75,9 @@ struct BlockHeader {
     private static let recentSize = 1 << 14
     /// The block of a single step.
     static let scratch: UInt32 = 1
-    /// Two slots for each of the instructions that lie in two pages, of which so many are known at a time.
-    private static let firstCrossing = 4
+    static let firstFree = 4
+    /// So many of the instructions that lie in two pages are known at a time.
     static let crossingCount = 512
-    static let firstFree = firstCrossing + 2 * crossingCount
 
     /// Where a linear address last led.
     private struct Recent {
@@ -157,7 +156,9 @@ struct BlockHeader {
         return known
     }
 
-    func remember(_ crossing: CrossingInstruction) { shared.remember(crossing) }
+    func remember(_ crossing: CrossingInstruction) {
+        shared.crossings[Self.crossingIndex(crossing.physical)] = crossing
+    }
 
     /// What is known of the instruction that is in the scratch slots, which lies in two pages.
     func scratchCrossing() -> CrossingInstruction? {
@@ -166,14 +167,22 @@ struct BlockHeader {
         return known
     }
 
-    /// Puts `crossing` into slots for its translation: returns that of the instruction.
-    func store(_ crossing: CrossingInstruction) -> UInt32 {
-        let slot = UInt32(Self.firstCrossing + 2 * Self.crossingIndex(crossing.physical))
-        let next = Int(crossing.instruction.nextPageOffset)
-        // SAFETY: there are two slots for each index.
-        unsafe instruction(slot).initialize(to: crossing.instruction)
-        unsafe instruction(slot + 1).initialize(to: .end(at: next))
-        return slot
+    /// Where the translation of `crossing` for `set` is, if it has one.
+    func code(of crossing: CrossingInstruction, _ set: AccessSet) -> Int? {
+        guard crossing.slot != 0 else { return nil }
+        // SAFETY: what an instruction in two pages has is the slot of a header.
+        let header = unsafe header(crossing.slot)
+        guard unsafe header.pointee.isBlock(at: crossing.physical, crossing.mode, set), unsafe header.pointee.code != 0
+        else {
+            return nil
+        }
+        return unsafe Int(header.pointee.code)
+    }
+
+    /// A block for the translation of `crossing`, which ends in the physical page `next`. No block may be running.
+    mutating func add(_ crossing: CrossingInstruction, _ next: UInt64, _ set: AccessSet) -> UInt32 {
+        _ = reserve()
+        return shared.addCrossing(crossing.instruction, at: crossing.physical, next: next, set)
     }
 
     static func crossingIndex(_ physical: UInt64) -> Int {
@@ -200,9 +209,14 @@ struct BlockHeader {
     }
 
     mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
+        noteCode(linear, set, isGlobal: isGlobal)
+        unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
+    }
+
+    /// Something is known of the code in the page of `linear` for as long as this generation lasts.
+    mutating func noteCode(_ linear: UInt64, _ set: AccessSet, isGlobal: Bool) {
         if set != .user, !isGlobal { hasLocalSupervisorCode = true }
         noteFetch(linear, set)
-        unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
     }
 
     /// The page of `linear` is one whose translation was found to fetch code.
@@ -322,8 +336,16 @@ struct BlockHeader {
         shared.decoded += 1
     }
 
-    /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
-    func join(_ slot: UInt32, _ joined: [UInt32]) { shared.join(slot, joined) }
+    /// The translation of the block in `slot` has the blocks in `others` in it, and ends with any of them.
+    /// - Parameter nextPage: the page that some of them are copies from.
+    func join(_ slot: UInt32, _ others: [UInt32], nextPage: UInt64?) {
+        shared.join(slot, others, nextPage: nextPage)
+    }
+
+    /// The page at `physical`, which lies behind that of a block at `address`, for the block's translation.
+    func nextPage(_ physical: UInt64, behind address: UInt64, _ set: AccessSet, heat: UInt8) -> NextPage {
+        NextPage(shared, first: address & ~4095, physical: physical, set, heat: heat)
+    }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }

@@ -2,11 +2,8 @@
 // Fetching code and building blocks of decoded instructions.
 
 extension Core {
-    /// Most instructions in one block.
-    private static var longest: Int { 62 }
-
     /// Decodes the block at `linear`, whose first byte lies at `physicalAddress`. An instruction that reaches into the
-    /// next page becomes a block of its own that is decoded each time, in the scratch slots.
+    /// next page is a block of its own, whose bytes are compared each time, in the scratch slots.
     @inline(never)
     mutating func decodeBlock(_ linear: UInt64, _ physicalAddress: UInt64) throws(Fault) -> UInt32 {
         guard let page = unsafe physical.pointer(physicalAddress & ~4095) else {
@@ -14,63 +11,30 @@ extension Core {
                 "instruction fetch from guest-physical 0x\(String(physicalAddress, radix: 16)), where no memory is"
             throw .generalProtection(0)
         }
-        var offset = Int(physicalAddress & 4095)
+        let offset = Int(physicalAddress & 4095)
         if offset > 4096 - 16 {
             // SAFETY: the window stops at the end of the page.
             let start = unsafe CodeWindow(UnsafeRawPointer(page) + offset, available: 4096 - offset)
             if let slot = try findCrossing(linear, physicalAddress, start) { return slot }
         }
         let slot = blocks.reserve()
-        var count = 0
-        var open = true
-        while open, count < Self.longest, offset < 4096 {
-            // SAFETY: `page` has 4096 bytes, and the window stops at its end.
-            let window = unsafe CodeWindow(UnsafeRawPointer(page) + offset, available: min(16, 4096 - offset))
-            guard
-                case .instruction(let instruction, let endsBlock) = Decoder.decode(
-                    window, mode, pageOffset: UInt16(offset))
-            else {
-                if count == 0 { return try decodeSingle(linear) }
-                break
-            }
-            // SAFETY: `reserve` left room for `longestBlock` slots.
-            unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: instruction)
-            offset += max(Int(instruction.length), 1)
-            count += 1
-            open = !endsBlock
-        }
+        // SAFETY: `page` has 4096 bytes; `reserve` left room for the longest block.
+        let (count, end) = unsafe blocks.index.slots.decode(slot, page, offset, mode)
         if count == 0 { return try decodeSingle(linear) }
-        finish(slot, count: count, next: offset)
-        let start = Int(physicalAddress & 4095)
         let header = BlockHeader(
-            physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(start),
+            physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(offset),
             mode: mode, isValid: true, set: accessSet,
-            heat: physical.changesOften(physicalAddress) ? 0 : configuration.translationHeat / 2)
+            heat: firstHeat(physicalAddress))
         // SAFETY: as above.
         unsafe blocks.header(slot).initialize(to: header)
         blocks.commit(slot, slots: count + 2)
-        noteCode(physicalAddress, count: UInt64(offset - start))
+        code.noteCode(physicalAddress, count: UInt64(end - offset))
         return slot
     }
 
-    /// The closing slot, and for each conditional jump the number of instructions after it.
-    private mutating func finish(_ slot: UInt32, count: Int, next: Int) {
-        // SAFETY: the block has `count` instructions and room for the closing slot.
-        unsafe blocks.instruction(slot + 1 + UInt32(count)).initialize(to: .end(at: next))
-        for position in 0..<count {
-            let instruction = unsafe blocks.instruction(slot + 1 + UInt32(position))
-            if unsafe instruction.pointee.handler.isConditionalJump {
-                unsafe instruction.pointee.scale = UInt8(count - 1 - position)
-            }
-        }
-    }
-
-    /// From now on writes to these bytes are seen.
-    private mutating func noteCode(_ address: UInt64, count: UInt64) {
-        guard physical.isWritable(address) else { return }
-        let mask = physical.codeMask(address)
-        physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
-        if mask == 0, physical.endWrites(address) { code.protect(frame: address & ~4095) }
+    /// As how often run code counts that was decoded just now.
+    private func firstHeat(_ address: UInt64) -> UInt8 {
+        physical.changesOften(address) ? 0 : configuration.translationHeat / 2
     }
 
     /// Decodes one instruction into the scratch slots, fetching from the next page as well if it must.
@@ -94,8 +58,9 @@ extension Core {
         instruction.traits.remove(.samePage)
         if start.available != window.available {
             blocks.remember(
-                CrossingInstruction(physical: first, mode: mode, start: start, window: window, instruction: instruction)
-            )
+                CrossingInstruction(
+                    physical: first, mode: mode, start: start, window: window, instruction: instruction,
+                    heat: firstHeat(first)))
         }
         return place(instruction, first, linear)
     }
@@ -128,9 +93,61 @@ extension Core {
             isValid: true, set: accessSet, heat: 0)
         // SAFETY: the scratch block has three slots.
         unsafe blocks.header(slot).initialize(to: header)
-        unsafe blocks.instruction(slot + 1).initialize(to: instruction)
-        finish(slot, count: 1, next: Int(linear & 4095) + Int(instruction.length))
+        blocks.index.slots.fill(slot, instruction)
         return slot
+    }
+}
+
+extension BlockSlots {
+    /// Most instructions in one block.
+    private static let longest = 62
+
+    /// Decodes instructions at `offset` of `page` into the slots behind `slot`, up to the end of their block or of the page.
+    /// Returns how many there are, and the offset of their end; none if the first one lies in two pages.
+    /// - Parameters:
+    ///   - slot: has `BlockCache.longestBlock` slots from it on.
+    ///   - page: has 4096 bytes.
+    ///   - base: the offset of `page` from the page base.
+    func decode(
+        _ slot: UInt32, _ page: UnsafeRawPointer, _ offset: Int, _ mode: CodeMode, base: Int = 0
+    ) -> (count: Int, end: Int) {
+        var offset = offset
+        var count = 0
+        var open = true
+        while open, count < Self.longest, offset < 4096 {
+            // SAFETY: the window stops at the end of the page.
+            let window = unsafe CodeWindow(page + offset, available: min(16, 4096 - offset))
+            guard
+                case .instruction(let decoded, let endsBlock) = Decoder.decode(
+                    window, mode, pageOffset: UInt16(base + offset))
+            else { break }
+            // SAFETY: there is room for `longestBlock` slots.
+            unsafe instruction(slot + 1 + UInt32(count)).initialize(to: decoded)
+            offset += max(Int(decoded.length), 1)
+            count += 1
+            open = !endsBlock
+        }
+        finish(slot, count: count, next: base + offset)
+        return (count, offset)
+    }
+
+    /// Puts one instruction behind `slot`, which has three slots.
+    func fill(_ slot: UInt32, _ only: DecodedInstruction) {
+        // SAFETY: the second of the three.
+        unsafe instruction(slot + 1).initialize(to: only)
+        finish(slot, count: 1, next: Int(only.nextPageOffset))
+    }
+
+    /// The closing slot, and for each conditional jump the number of instructions after it.
+    private func finish(_ slot: UInt32, count: Int, next: Int) {
+        // SAFETY: the block has `count` instructions and room for the closing slot.
+        unsafe instruction(slot + 1 + UInt32(count)).initialize(to: .end(at: next))
+        for position in 0..<count {
+            let instruction = unsafe instruction(slot + 1 + UInt32(position))
+            if unsafe instruction.pointee.handler.isConditionalJump {
+                unsafe instruction.pointee.scale = UInt8(count - 1 - position)
+            }
+        }
     }
 }
 
@@ -144,10 +161,9 @@ struct CrossingInstruction {
     var window: CodeWindow
     var instruction: DecodedInstruction
     /// How often it ran before it was translated.
-    var heat: UInt8 = 0
-    /// Where its translation is in the code buffer, or 0, and how memory is accessed there.
-    var code: UInt32 = 0
-    var set = AccessSet.user
+    var heat: UInt8
+    /// The block that was made for its translation, or 0.
+    var slot: UInt32 = 0
 }
 
 extension CodeWindow {

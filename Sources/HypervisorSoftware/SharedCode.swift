@@ -3,6 +3,14 @@
 
 import GuestMemory
 
+/// What the translation of a block has of other blocks.
+private struct JoinedCode {
+    /// The granules of the block's own page.
+    var granules: UInt64 = 0
+    /// The page behind it, if there are some of that.
+    var nextPage: UInt64?
+}
+
 /// Decoded code of a machine, and where it came from: what its processors have in common. They take turns on one thread.
 @safe final class SharedCode {
     let physical: PhysicalMemory
@@ -21,10 +29,12 @@ import GuestMemory
     var translator: Translator?
     /// Compares translator and interpreter, with `--cpu-engine check`.
     private(set) var lockstep: Lockstep?
-    /// Instructions that lie in two pages, by where they begin. Their translations check the bytes themselves.
+    /// Instructions that lie in two pages, by where they begin.
     var crossings = [CrossingInstruction?](repeating: nil, count: BlockCache.crossingCount)
-    /// The granules of the blocks that are in the translations of others, by the slots of those.
-    private var joinedGranules: [UInt32: UInt64] = [:]
+    /// What translations have of other blocks, by the slots of the blocks that they are of.
+    private var joined: [UInt32: JoinedCode] = [:]
+    /// By pages, the blocks of other pages whose translations have code of them, and which granules of them.
+    private var followers: [UInt64: [UInt32: UInt64]] = [:]
     /// The soft TLBs of all processors.
     private var translations: [TranslationBuffer] = []
 
@@ -62,6 +72,14 @@ import GuestMemory
         if lockstep == nil { lockstep = Lockstep(MemoryJournal(physical), reportPath: reportPath) }
     }
 
+    /// From now on writes to these bytes of a page, from which code was decoded, are seen.
+    func noteCode(_ address: UInt64, count: UInt64) {
+        guard physical.isWritable(address) else { return }
+        let mask = physical.codeMask(address)
+        physical.setCodeMask(address, mask | PhysicalMemory.granules(offset: address & 4095, count: count))
+        if mask == 0, physical.endWrites(address) { protect(frame: address & ~4095) }
+    }
+
     /// Sends every processor's writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
         for buffer in translations { buffer.protect(frame: frame) }
@@ -88,14 +106,17 @@ import GuestMemory
             if own & granules != 0 {
                 invalidateBlock(slot)
             } else {
-                if unsafe header.pointee.hasJoined, (joinedGranules[slot] ?? 0) & granules != 0 {
-                    forgetTranslation(slot)
+                if unsafe header.pointee.hasJoined, let others = joined[slot]?.granules {
+                    if others & granules != 0 { forgetTranslation(slot) } else { mask |= others }
                 }
                 mask |= own
                 unsafe header.pointee.pageNext = head
                 head = slot
             }
             slot = next
+        }
+        for (follower, own) in followers[page] ?? [:] {
+            if own & granules != 0 { forgetTranslation(follower) } else { mask |= own }
         }
         physical.setBlockHead(page, head)
         physical.setCodeMask(page, mask)
@@ -104,16 +125,39 @@ import GuestMemory
     /// The granules of its page that a block's bytes touch.
     private func granules(_ slot: UInt32) -> UInt64 {
         let header = unsafe slots.header(slot)
-        let start = unsafe UInt64(header.pointee.pageOffset)
-        let count = unsafe UInt32(max(header.pointee.count, 0))
-        // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
-        let end = unsafe slots.instruction(slot + 1 + count)
-        return unsafe PhysicalMemory.granules(offset: start, count: UInt64(end.pointee.pageOffset) &- start)
+        let count = unsafe end(slot) &- UInt64(header.pointee.pageOffset)
+        return unsafe PhysicalMemory.granules(offset: header.pointee.physical & 4095, count: count)
     }
 
-    /// The translation of the block in `slot` has the blocks in `joined` in it, and ends with any of them.
-    func join(_ slot: UInt32, _ joined: [UInt32]) {
-        joinedGranules[slot] = joined.reduce(0) { $0 | granules($1) }
+    /// Where a block ends, an offset from the page base.
+    private func end(_ slot: UInt32) -> UInt64 {
+        let count = unsafe UInt32(max(slots.header(slot).pointee.count, 0))
+        // SAFETY: a block's instructions follow its header, one slot each, with a closing one that says where it ends.
+        return unsafe UInt64(slots.instruction(slot + 1 + count).pointee.pageOffset)
+    }
+
+    /// The translation of the block in `slot` has the blocks in `others` in it, and ends with any of them.
+    /// - Parameter nextPage: the page that some of them are copies from (`NextPage`).
+    func join(_ slot: UInt32, _ others: [UInt32], nextPage: UInt64?) {
+        var code = JoinedCode()
+        var following: UInt64 = end(slot) > 4096 ? 1 : 0
+        for other in others {
+            if unsafe slots.header(other).pointee.pageOffset >= 4096 {
+                following |= granules(other)
+            } else {
+                code.granules |= granules(other)
+                if end(other) > 4096 { following |= 1 }
+            }
+        }
+        if following != 0, let nextPage {
+            if unsafe slots.header(slot).pointee.physical & ~4095 == nextPage {
+                code.granules |= following
+            } else {
+                code.nextPage = nextPage
+                followers[nextPage, default: [:]][slot] = following
+            }
+        }
+        joined[slot] = code
         unsafe slots.header(slot).pointee.hasJoined = true
     }
 
@@ -128,7 +172,10 @@ import GuestMemory
     private func noteForgotten(_ slot: UInt32) {
         let header = unsafe slots.header(slot)
         unsafe header.pointee.code = 0
-        if unsafe header.pointee.hasJoined { joinedGranules[slot] = nil }
+        if unsafe header.pointee.hasJoined, let page = joined.removeValue(forKey: slot)?.nextPage {
+            followers[page]?[slot] = nil
+            if followers[page]?.isEmpty == true { followers[page] = nil }
+        }
         unsafe header.pointee.hasJoined = false
     }
 
@@ -170,8 +217,9 @@ import GuestMemory
         invalidations += 1
         arena.empty()
         translator?.empty()
-        joinedGranules.removeAll(keepingCapacity: true)
-        for index in crossings.indices { crossings[index]?.code = 0 }
+        joined.removeAll(keepingCapacity: true)
+        followers.removeAll(keepingCapacity: true)
+        forgetCrossingBlocks()
         // SAFETY: it has as many elements.
         index.clear()
         physical.forgetCode()
@@ -183,6 +231,7 @@ import GuestMemory
         let evicted = arena.advance()
         guard !evicted.isEmpty else { return }
         evictions += 1
+        forgetCrossingBlocks()
         for slot in evicted {
             let header = unsafe slots.header(slot)
             if unsafe header.pointee.isValid { unsafe dropBlocks(header.pointee.physical & ~4095, granules: .max) }
@@ -193,21 +242,42 @@ import GuestMemory
     func evictTranslations() {
         guard let evicted = translator?.evictOldest(), !evicted.isEmpty else { return }
         evictions += 1
-        for owner in evicted {
-            switch owner {
-            case .block(let slot): noteForgotten(slot)
-            case .crossing(let index): crossings[index]?.code = 0
-            case .nobody: break
-            }
-        }
+        for slot in evicted { noteForgotten(slot) }
     }
 
-    func remember(_ crossing: CrossingInstruction) {
-        let index = BlockCache.crossingIndex(crossing.physical)
-        if let old = crossings[index], old.code != 0, old.code != crossing.code {
-            translator?.invalidate(Int(old.code))
-        }
-        crossings[index] = crossing
+    /// The slots of instructions in two pages may be others' from now on.
+    private func forgetCrossingBlocks() {
+        for index in crossings.indices { crossings[index]?.slot = 0 }
+    }
+
+    /// Makes a block for translations of `instruction`, which begins at `address` and ends in the physical page `next`. The arena
+    /// has room for it.
+    func addCrossing(
+        _ instruction: DecodedInstruction, at address: UInt64, next: UInt64, _ set: AccessSet
+    ) -> UInt32 {
+        let slot = UInt32(arena.next)
+        slots.fill(slot, instruction)
+        noteCode(next, count: instruction.nextPageOffset - 4096)
+        add(slot, count: 1, from: address, at: instruction.pageOffset, end: 4096, set)
+        unsafe slots.header(slot).pointee.pageNext = physical.blockHead(address)
+        physical.setBlockHead(address, slot)
+        return slot
+    }
+
+    /// Keeps `count` instructions in the first free slots but one for translations; nothing else finds them.
+    /// - Parameters:
+    ///   - address: where their first byte lies, whose offset from the page base is `offset`.
+    ///   - end: the offset at which they, or their page, ends.
+    func add(
+        _ slot: UInt32, count: Int, from address: UInt64, at offset: UInt16, end: UInt64, _ set: AccessSet
+    ) {
+        let header = BlockHeader(
+            physical: address, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: offset, mode: .bits64,
+            isValid: true, set: set, heat: 0)
+        // SAFETY: the first free slot.
+        unsafe slots.header(slot).initialize(to: header)
+        arena.take(count + 2)
+        noteCode(address, count: end - UInt64(offset))
     }
 }
 

@@ -25,6 +25,9 @@ struct BlockTranslator: ~Copyable {
         case dispatch(target: UInt64, site: Int)
         /// The code at `target`, an offset from the page base, is not known at `place` of the context.
         case findFarTarget(_ target: UInt64, place: Int, resume: Int)
+        /// It is not known at `place` of the context whether the next page is the one that the block was translated with. The code
+        /// goes on at `resume` if it is, at `target` after `count` instructions if not.
+        case findNextPage(target: UInt64, place: Int, resume: Int, count: Int32)
         /// The first place of a linear address in the table of jump targets has another. If its second one has it the code goes on at
         /// `resume`.
         indirect case findSecond(resume: Int, otherwise: Aside)
@@ -84,6 +87,8 @@ struct BlockTranslator: ~Copyable {
     var farTargets: Range<Int>
     /// Finds the blocks that this one leads to. Nil for plain code: each access by itself, and no block in another's code.
     private let neighbours: Neighbours?
+    /// Where the context has what is known of the next page.
+    private var nextPagePlace: Int?
     var isPlain: Bool { neighbours == nil }
     /// Where the block is entered, and the offset in its page.
     private(set) var entry = 0
@@ -171,10 +176,14 @@ struct BlockTranslator: ~Copyable {
 
     /// Writes the code for `count` instructions from `firstSlot`, and the closing slot. Returns where to enter it.
     mutating func translate(
-        _ firstSlot: UInt32, count total: Int, owner: CodeOwner, _ instruction: (UInt32) -> DecodedInstruction
+        _ firstSlot: UInt32, count total: Int, owner: UInt32, _ instruction: (UInt32) -> DecodedInstruction
     ) -> Int {
-        start = UInt64(instruction(firstSlot).pageOffset)
+        let first = instruction(firstSlot)
+        start = UInt64(first.pageOffset)
         entry = prologue(start, owner)
+        if !isPlain, first.nextPageOffset > 4096, !enterNextPage(for: start, count: 0) {
+            aside(code.jump(), .dispatch(target: start, site: 0))
+        }
         let unit = plan(firstSlot, total, instruction)
         translateOnce(unit, instruction)
         if let loop {
@@ -255,7 +264,12 @@ struct BlockTranslator: ~Copyable {
             losesFlags =
                 changesSource && !step.live.subtracting(use.replaces).isEmpty && !steps(i, plan)
             if losesFlags, !plan.canStop(i) { keepFlags() }
-            if plan == .system || plan == .systemHelper { values = nil } else { values?.note(i, plan) }
+            if plan == .system || plan == .systemHelper {
+                values = nil
+                state.knowsNextPage = false
+            } else {
+                values?.note(i, plan)
+            }
             switch plan {
             case .nothing: break
             case .integer: translateInteger(i, step.live)
@@ -313,50 +327,14 @@ struct BlockTranslator: ~Copyable {
         flags = FlagState(inHost: true, inContext: true)
     }
 
-    /// Writes the code for the instruction in `slot`, which reaches into the next page, and its closing slot. The code
-    /// leaves where its bytes are no longer those of `window`. Returns where to enter it.
-    mutating func translateCrossing(
-        _ slot: UInt32, _ window: CodeWindow, owner: CodeOwner, _ instruction: (UInt32) -> DecodedInstruction
-    ) -> Int {
-        let i = instruction(slot)
-        start = UInt64(i.pageOffset)
-        let entry = prologue(start, owner)
-        let here = 4096 - Int(i.pageOffset)
-        compareCode(start, window, 0..<here)
-        compareCode(4096, window, here..<Int(i.length))
-        translateOnce(plan(slot, 1, instruction), instruction)
-        return entry
-    }
-
-    /// Leaves unless the code at `place`, an offset from the page base, is these bytes of `window`.
-    private mutating func compareCode(_ place: UInt64, _ window: CodeWindow, _ bytes: Range<Int>) {
-        code.load(.second, .context(ContextLayout.pageBase))
-        code.address(.second, HostMemory(.second, Int32(place)))
-        aside(lookUpPage(size: Int32(bytes.count), .fetch, aligned: false), .dispatch(target: start, site: 0))
-        var position = bytes.lowerBound
-        while position < bytes.upperBound {
-            let memory = HostOperand.memory(HostMemory(.second, Int32(position - bytes.lowerBound)))
-            if bytes.upperBound - position >= 4 {
-                code.instruction(wide: false, 0x81, reg: 7, rm: memory)  // CMP
-                for offset in 0..<4 { code.byte(window.byte(position + offset)) }
-                position += 4
-            } else {
-                code.instruction(wide: false, 0x80, reg: 7, rm: memory)
-                code.byte(window.byte(position))
-                position += 1
-            }
-            aside(code.jump(if: HostCondition.notEqual), .dispatch(target: start, site: 0))
-        }
-    }
-
     /// What code does that became invalid, and in front of its entry where that is and whose it is (`CodeEntry`).
-    private mutating func prologue(_ pageOffset: UInt64, _ owner: CodeOwner) -> Int {
+    private mutating func prologue(_ pageOffset: UInt64, _ owner: UInt32) -> Int {
         code.switchSection()
         let detour = code.position
         leaveFor(pageOffset, site: Int(Self.invalidCode))
         code.switchSection()
         while (code.position + CodeEntry.size) & 15 != 0, !code.overflowed { code.byte(0xcc) }
-        code.doubleWord(Int32(bitPattern: CodeEntry.number(owner)))
+        code.doubleWord(Int32(bitPattern: owner))
         code.doubleWord(Int32(truncatingIfNeeded: detour))
         return code.position
     }
@@ -501,6 +479,9 @@ struct BlockTranslator: ~Copyable {
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
+        case .findNextPage(let target, let place, let resume, let count):
+            guard let page = neighbours?.nextPage?.physical else { break }
+            findNextPage(page, target: target, place: place, resume: resume, count: count)
         case .findSecond(let resume, let otherwise):
             code.call(routines.findSecond)
             code.jump(if: HostCondition.equal, resume)
@@ -540,13 +521,21 @@ struct BlockTranslator: ~Copyable {
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if leadsBack(target) { return repeatBlock(count: count) }
-        if let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)) {
+        if let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)),
+            !unit.runs[next].needsNextPage || enterNextPage(for: target, count: count)
+        {
             let header = unit.runs[next].firstSlot - 1
             if !joined.contains(header) { joined.append(header) }
             join = (next, count)
             return
         }
         endBlock(target, count: count)
+    }
+
+    /// The place in the context for what is known of the next page; nil if there is no room.
+    mutating func takeNextPagePlace() -> Int? {
+        if nextPagePlace == nil { nextPagePlace = takeFarTarget() }
+        return nextPagePlace
     }
 
     /// The same where the next block shall have its own code.

@@ -110,6 +110,8 @@ enum ContextLayout {
     static func keptPage(_ number: Int, _ set: AccessSet) -> Int {
         keptPages + (set.rawValue * keptPageCount + number) * 16
     }
+    /// The function that finds out what the next page is.
+    static let findNextPage = 2560
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 

@@ -27,6 +27,8 @@ extension Core {
                 of: prepareX87ForTranslatedCode, toByteOffset: ContextLayout.prepareX87, as: PrepareFunction.self)
             unsafe translations.context.storeBytes(
                 of: findTargetForTranslatedCode, toByteOffset: ContextLayout.findTarget, as: FindFunction.self)
+            unsafe translations.context.storeBytes(
+                of: findNextPageForTranslatedCode, toByteOffset: ContextLayout.findNextPage, as: FindFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
             code.translator = Translator(
                 coreOffsets(), size: configuration.translationCache / 2, leavesSystem: configuration.engine == .check)
@@ -132,23 +134,25 @@ extension Core {
         /// The code of the instruction in the scratch slots, if it lies in two pages and runs often enough.
         @inline(never)
         private mutating func crossingTranslation(_ translator: Translator) -> Int? {
-            // Its code comes back to where it was entered when it finds other bytes, or none.
+            // Its code comes back to where it was entered when the next page is not the one that it was made for.
             guard var crossing = blocks.scratchCrossing(), lastCrossing != rip else {
                 lastCrossing = 1
                 return nil
             }
-            if crossing.code == 0 || crossing.set != accessSet {
-                crossing.heat = min(crossing.heat, .max - 1) + 1
-                blocks.remember(crossing)
-                guard crossing.heat >= configuration.translationHeat else { return nil }
-                blocks.reserve(for: translator)
-                crossing.code = UInt32(translator.translate(crossing, accessSet, blocks))
-                crossing.set = accessSet
-                blocks.remember(crossing)
-                guard crossing.code != 0 else { return nil }
+            if let entry = blocks.code(of: crossing, accessSet) {
+                lastCrossing = rip
+                return entry
             }
+            crossing.heat = min(crossing.heat, .max - 1) + 1
+            blocks.remember(crossing)
+            guard crossing.heat >= configuration.translationHeat,
+                let next = translations.fetchable(rip &+ 4096, accessSet)
+            else { return nil }
+            crossing.slot = blocks.add(crossing, next, accessSet)
+            blocks.remember(crossing)
+            guard let entry = translate(crossing.slot, translator) else { return nil }
             lastCrossing = rip
-            return Int(crossing.code)
+            return entry
         }
 
         @inline(never)
@@ -156,7 +160,9 @@ extension Core {
             blocks.reserve(for: translator)
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            let entry = translator.translate(slot, heat: max(1, configuration.translationHeat / 4 * 3), blocks)
+            let entry = translator.translate(
+                slot, heat: max(1, configuration.translationHeat / 4 * 3),
+                nextPage: translations.fetchable(rip &+ 4096, accessSet), blocks)
             guard entry != 0 else { return nil }
             unsafe header.pointee.code = UInt32(entry)
             return entry
@@ -400,10 +406,14 @@ extension Core {
                 return true
             }
             let set = accessSet
-            let generation = blocks.generation(set)
+            let (generation, userGeneration) = (blocks.generation(set), blocks.generation(.user))
             rip = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
             try executeSystem(i)
             if mustLook || blocks.generation(set) != generation { return false }
+            if blocks.generation(.user) != userGeneration, let translator = code.translator {
+                // INVLPG of a user's page, to whom code may go on without being left.
+                storeSalts(.user, ContextLayout.userSalts, translator)
+            }
             if accessSet != set {
                 guard TranslationPlan.of(i) == .interruptReturn else { return false }
                 _ = storePresentSalts()
@@ -477,7 +487,7 @@ extension Core {
         }
     }
 
-    private typealias FindFunction = @convention(c) (UnsafeMutableRawPointer, UInt32) -> Void
+    typealias FindFunction = @convention(c) (UnsafeMutableRawPointer, UInt32) -> Void
 
     /// What translated code calls to find out whether a target of user code is where it was.
     private let findTargetForTranslatedCode: FindFunction = { context, place in

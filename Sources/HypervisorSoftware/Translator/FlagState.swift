@@ -26,11 +26,14 @@ struct BlockState {
     var x87PageNoted = false
     /// What the context should have of that instruction besides, and has not.
     var x87Record: Int32?
+    /// The block has made sure that its next page is the one that it was translated with.
+    var knowsNextPage = false
 
     /// Whether code that begins like this may be entered when things are as in `other`.
     func isMet(by other: BlockState) -> Bool {
         guard other.vectorsLoaded || !vectorsLoaded, other.x87Loaded || !x87Loaded,
-            other.x87PageNoted || !x87PageNoted, other.x87Record == x87Record
+            other.x87PageNoted || !x87PageNoted, other.x87Record == x87Record,
+            other.knowsNextPage || !knowsNextPage
         else { return false }
         if flags.inContext { return other.flags.inContext }
         guard let replay = flags.replay, let another = other.flags.replay else { return false }

@@ -24,6 +24,9 @@ struct SharedRoutines {
     /// Called: finds out whether the entry of user code in the table of jump targets whose place is in the second register holds
     /// still, because its linear address leads to the same page of memory. If so, the zero flag is set, and the entry good again.
     let revalidate: Int
+    /// Called: finds out whether the next page is the one whose physical address the context's temporary has. The zero flag says so,
+    /// and the place of the context that the second register names then says for how long that is known.
+    let findNextPage: Int
     /// Called: looks for the linear address in the first register in the second place that it may have in the table of jump targets,
     /// which the second register becomes. The zero flag says whether it is there, and good.
     let findSecond: Int
@@ -161,6 +164,16 @@ struct SharedRoutines {
         code.load(.first, .context(ContextLayout.salt))
         let salt = HostMemory.context(ContextLayout.jumpTable + ContextLayout.jumpSalt, index: .second)
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(salt))
+        code.byte(0xc3)
+        code.align()
+        findNextPage = code.position
+        code.store(.second, .context(ContextLayout.otherTemporary))
+        Self.callFunction(&code, core, ContextLayout.findNextPage, vectors)
+        code.load(.second, .context(ContextLayout.otherTemporary))
+        code.load(.first, .context(ContextLayout.pageBase))
+        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
+        let key = HostMemory.context(ContextLayout.farKey, index: .second)
+        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(key))
         code.byte(0xc3)
         code.align()
         findSecond = code.position

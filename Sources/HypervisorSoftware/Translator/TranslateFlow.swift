@@ -182,14 +182,11 @@ extension BlockTranslator {
 
     /// Goes to `target`, an offset from the page base, in another page, which the context may know from the last time.
     private mutating func goFar(_ target: UInt64, isCall: Bool) {
-        guard !farTargets.isEmpty,
-            let distance = Int32(exactly: Int64(bitPattern: target & ~4095))
-        else {
+        guard let distance = Int32(exactly: Int64(bitPattern: target & ~4095)), let place = takeFarTarget() else {
             makeTarget(target)
             lookUp(missing: .dispatch(target: target, site: 0))
             return followEntry(isCall: isCall)
         }
-        let place = ContextLayout.farTargets + farTargets.removeFirst() * ContextLayout.farTargetSize
         makeFarKey()
         code.instruction(
             wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(place + ContextLayout.farKey))
@@ -200,8 +197,14 @@ extension BlockTranslator {
         if isCall { code.callThrough(known) } else { code.jumpThrough(known) }
     }
 
+    /// A place in the context for a far target; nil if there is none left.
+    mutating func takeFarTarget() -> Int? {
+        guard !farTargets.isEmpty else { return nil }
+        return ContextLayout.farTargets + farTargets.removeFirst() * ContextLayout.farTargetSize
+    }
+
     /// What a far target that is known now is good for, in the first register.
-    private mutating func makeFarKey() {
+    mutating func makeFarKey() {
         code.load(.first, .context(ContextLayout.pageBase))
         code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
     }

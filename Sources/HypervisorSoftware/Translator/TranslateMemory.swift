@@ -6,14 +6,12 @@ extension BlockTranslator {
     enum MemoryUse {
         case read
         case write
-        case fetch
 
         /// The tag of an entry that allows it.
         var tagOffset: Int {
             switch self {
             case .read: TranslationBuffer.Entry.readTagOffset
             case .write: TranslationBuffer.Entry.writeTagOffset
-            case .fetch: TranslationBuffer.Entry.fetchTagOffset
             }
         }
     }

@@ -37,6 +37,8 @@ struct TranslationUnit {
         /// How control comes here, and the number of the run that it comes from; nil for the block itself.
         let origin: Edge?
         fileprivate let before: Int?
+        /// Whether it is a copy of code that lies in the next page, or ends there.
+        let needsNextPage: Bool
         fileprivate(set) var steps: [Step]
     }
 
@@ -128,6 +130,8 @@ struct TranslationUnit {
 private struct UnitPlanner {
     /// Most instructions of blocks that are joined to one.
     private static let mostJoined = 40
+    /// Most instructions of a block and those joined to it, where the page ends in their midst.
+    private static let mostInPages = 100
 
     /// A way out of a run to a block that may be joined, and what is known there.
     private struct Way {
@@ -142,6 +146,8 @@ private struct UnitPlanner {
     let neighbours: Neighbours?
     let leavesSystem: Bool
 
+    /// The instructions of the block itself.
+    private var ownInstructions = 0
     private var instructionsJoined = 0
     /// Jumps that may lead to other runs.
     private var branches: [Way] = []
@@ -157,6 +163,7 @@ private struct UnitPlanner {
     mutating func plan(
         _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
     ) {
+        ownInstructions = total
         var way = plan(firstSlot, total, from: nil, instruction, &unit)
         var next = 0
         while true {
@@ -173,8 +180,9 @@ private struct UnitPlanner {
     /// Whether the block behind `way` shall be joined.
     private mutating func takes(_ way: Way, in unit: TranslationUnit) -> Bool {
         let (block, edge) = (way.block, way.edge)
+        let most = block.needsNextPage ? Self.mostInPages - ownInstructions : Self.mostJoined
         guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 }),
-            instructionsJoined + block.count <= Self.mostJoined,
+            instructionsJoined + block.count <= most,
             unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
         else { return false }
         instructionsJoined += block.count
@@ -197,7 +205,9 @@ private struct UnitPlanner {
             end = plan(&steps, firstSlot, number, from: way, neighbours, instruction, &unit)
         }
         unit.runs.append(
-            TranslationUnit.Run(firstSlot: firstSlot, origin: way?.edge, before: way?.run, steps: steps))
+            TranslationUnit.Run(
+                firstSlot: firstSlot, origin: way?.edge, before: way?.run,
+                needsNextPage: way?.block.needsNextPage ?? false, steps: steps))
         return end
     }
 
@@ -243,7 +253,7 @@ private struct UnitPlanner {
             case .flow where i.handler == .jmpIndirect:
                 let jump = TableJump(at: position, { steps[$0].plan }, { instruction(firstSlot + UInt32($0)) })
                 if let jump {
-                    steps[jump.table].kept = KeptPage(tableOfJumpAt: neighbours.page | UInt64(i.pageOffset))
+                    steps[jump.table].kept = KeptPage(tableOfJumpAt: neighbours.page + UInt64(i.pageOffset))
                     if let operation = jump.operation { steps[operation].kept = .operations }
                 }
                 return nil
@@ -275,9 +285,12 @@ struct Neighbour {
     var slot: UInt32
     /// Its instructions.
     var count: Int
+    /// Whether it is a copy of code that lies in the next page, or ends there.
+    var needsNextPage = false
 }
 
-/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them.
+/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them, and those of the
+/// page behind it.
 struct Neighbours {
     let index: BlockIndex
     /// The physical address of the page.
@@ -285,12 +298,24 @@ struct Neighbours {
     let set: AccessSet
     /// How often they have run.
     let heat: UInt8
+    /// The page behind it, if that is known.
+    let nextPage: NextPage?
 
     /// The block at `target`, an offset from the page base.
     func find(_ target: UInt64) -> Neighbour? {
-        guard target < 4096, let slot = index.find(page | target, .bits64, set) else { return nil }
+        guard target < 4096, let block = index.find(page | target, .bits64, set, heat: heat) else {
+            return nextPage?.find(target)
+        }
+        return block
+    }
+}
+
+extension BlockIndex {
+    /// The block at `physical` for `mode` and `set`, if it has run `heat` times.
+    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet, heat: UInt8) -> Neighbour? {
+        guard let slot = find(physical, mode, set) else { return nil }
         // SAFETY: what was found is a block's header.
-        let header = unsafe index.slots.header(slot)
+        let header = unsafe slots.header(slot)
         guard unsafe header.pointee.heat >= heat else { return nil }
         return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
     }

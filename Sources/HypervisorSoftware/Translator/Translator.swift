@@ -77,9 +77,9 @@
         /// Whether there is room for another block. Otherwise `evictOldest` makes it.
         var hasRoom: Bool { min(straight.count, beside.count) >= Self.largestBlock }
 
-        /// Goes on in the piece that is empty, or was filled first. Returns what the code there was the translation of, and is
-        /// no more. What may lead there but by links must be forgotten, too.
-        func evictOldest() -> [CodeOwner] {
+        /// Goes on in the piece that is empty, or was filled first. Returns the blocks that the code there was the translation of, and
+        /// is no more. What may lead there but by links must be forgotten, too.
+        func evictOldest() -> [UInt32] {
             let evicted = entries.advance()
             beginPiece()
             guard !evicted.isEmpty else { return [] }
@@ -90,52 +90,43 @@
                 let others = links.filter { !range.contains($0.site) }
                 return others.isEmpty ? nil : others
             }
-            return evicted.map(owner)
+            return evicted.map(owner).filter { $0 != CodeEntry.noOwner }
         }
 
-        /// What the code at `entry` is the translation of, if it is valid.
-        private func owner(_ entry: Int) -> CodeOwner {
+        /// The block that the code at `entry` is the translation of, if it is valid.
+        private func owner(_ entry: Int) -> UInt32 {
             // SAFETY: in front of each entry.
-            CodeEntry.owner(
-                unsafe UnsafeRawPointer(buffer.writable + entry + CodeEntry.ownerOffset).load(as: UInt32.self))
+            unsafe UnsafeRawPointer(buffer.writable + entry + CodeEntry.ownerOffset).load(as: UInt32.self)
         }
 
-        /// Translates the block whose header is `slot`, with those that it leads to in its page if they have run `heat` times.
-        /// Returns where the code is, or 0 if it has not worked out.
-        func translate(_ slot: UInt32, heat: UInt8, _ blocks: BlockCache) -> Int {
+        /// Translates the block whose header is `slot`, with those that it leads to in its page, or in the next one, if they have run
+        /// `heat` times. Returns where the code is, or 0 if it has not worked out.
+        /// - Parameter nextPage: the physical address of the next page, if that is known.
+        func translate(_ slot: UInt32, heat: UInt8, nextPage: UInt64?, _ blocks: BlockCache) -> Int {
             let header = unsafe blocks.header(slot)
             let count = unsafe Int(header.pointee.count)
             let set = unsafe header.pointee.set
-            let neighbours = unsafe Neighbours(
-                index: blocks.index, page: header.pointee.physical & ~4095, set: set, heat: heat)
+            let physical = unsafe header.pointee.physical
+            let neighbours = Neighbours(
+                index: blocks.index, page: physical & ~4095, set: set, heat: heat,
+                nextPage: nextPage.map { blocks.nextPage($0, behind: physical, set, heat: heat) })
             let slots = blocks.index.slots
             var joined: [UInt32] = []
             let entry = write(set, neighbours) { block in
                 // SAFETY: the slots of blocks and their closing slots.
-                let entry = block.translate(slot + 1, count: count, owner: .block(slot)) {
+                let entry = block.translate(slot + 1, count: count, owner: slot) {
                     unsafe slots.instruction($0).pointee
                 }
                 joined = block.joined
                 return entry
             }
-            if entry != 0, !joined.isEmpty {
-                blocks.join(slot, joined)
+            // SAFETY: the first instruction of a block.
+            let endsInNextPage = unsafe slots.instruction(slot + 1).pointee.nextPageOffset > 4096
+            if entry != 0, !joined.isEmpty || endsInNextPage {
+                blocks.join(slot, joined, nextPage: nextPage)
                 counts.joins += UInt64(joined.count)
             }
             return entry
-        }
-
-        /// Translates an instruction that lies in two pages. Its slot is that of a copy of its own.
-        func translate(_ crossing: CrossingInstruction, _ set: AccessSet, _ blocks: BlockCache) -> Int {
-            let slot = blocks.store(crossing)
-            let slots = blocks.index.slots
-            let index = BlockCache.crossingIndex(crossing.physical)
-            return write(set) { block in
-                // SAFETY: the slots of the copy and its closing slot.
-                block.translateCrossing(slot, crossing.window, owner: .crossing(index)) {
-                    unsafe slots.instruction($0).pointee
-                }
-            }
         }
 
         /// Has code written by `body`, which returns where to enter it.
@@ -186,7 +177,9 @@
             guard hasRoom, let count = end, count > 0 else { return }
             let tail = write(set) { block in
                 // SAFETY: the slots of a block and its closing slot.
-                block.translate(slot, count: count, owner: .nobody) { unsafe slots.instruction($0).pointee }
+                block.translate(slot, count: count, owner: CodeEntry.noOwner) {
+                    unsafe slots.instruction($0).pointee
+                }
             }
             guard tail != 0 else { return }
             link(site, to: tail)
@@ -200,7 +193,7 @@
             let detour = unsafe UnsafeRawPointer(buffer.writable + code + CodeEntry.detourOffset).load(as: Int32.self)
             var assembler = unsafe Assembler(
                 buffer.writable, size: buffer.size, section: front..<code + BlockTranslator.shortestBlock)
-            assembler.doubleWord(Int32(bitPattern: CodeEntry.number(.nobody)))
+            assembler.doubleWord(Int32(bitPattern: CodeEntry.noOwner))
             assembler.doubleWord(detour)
             assembler.jump(Int(detour))
             unlink(code)
@@ -242,7 +235,7 @@
 
         func invalidate(_ code: Int) {}
         func empty() {}
-        func evictOldest() -> [CodeOwner] { [] }
+        func evictOldest() -> [UInt32] { [] }
     }
 #endif
 

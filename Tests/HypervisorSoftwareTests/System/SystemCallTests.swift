@@ -101,4 +101,31 @@ struct SystemCallTests {
             #expect(machine.core.counts.interpretations - before.interpretations < 20)
         }
     }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `user code that a call has mapped elsewhere runs from there`(engine: SoftwareEngine) throws {
+        let machine = try SupervisorMachine(engine, heat: 2)
+        let rights = SupervisorMachine.present | SupervisorMachine.user
+        try machine.map(0, to: 0, rights)
+        // SYSCALL; ADD EBX, amount; DEC EBP; JNZ back; HLT, which is an exception
+        for (frame, amount) in [1, 16].enumerated() as EnumeratedSequence<[UInt8]> {
+            try machine.write(
+                [0x0f, 0x05, 0x83, 0xc3, amount, 0xff, 0xcd, 0x75, 0xf7, 0xf4],
+                at: SupervisorMachine.data + UInt64(frame) << 12)
+        }
+        // XCHG [R12], R13 (the page-table entry); INVLPG [R14]; SYSRET
+        try machine.write([0x4d, 0x87, 0x2c, 0x24, 0x41, 0x0f, 0x01, 0x3e, 0x48, 0x0f, 0x07])
+        machine.core.msr.efer |= ExtendedFeatures.syscall
+        machine.core.msr.star = 0x13 << 48 | 8 << 32
+        machine.core.msr.lstar = SupervisorMachine.code
+        machine.core.msr.syscallMask = 0x47700
+        machine.start(at: Self.user, privilege: 3)
+        machine.core.general[3] = 0
+        machine.core.general[5] = Self.calls
+        machine.core.general[12] = SupervisorMachine.entryAddress(0)
+        machine.core.general[13] = SupervisorMachine.data + 0x1000 | rights
+        machine.core.general[14] = Self.user
+        #expect(machine.runToHalt() == Caught(vector: 13, rip: Self.user + 9))
+        #expect(machine.core.general[3] == Self.calls / 2 * 17)
+    }
 }
