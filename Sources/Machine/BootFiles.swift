@@ -32,12 +32,14 @@ final class KeptBytes: Sendable {
 
     private let place: Mutex<Place>
 
-    /// Returns at once: the file is written meanwhile, and who reads waits for that.
-    init(_ bytes: [UInt8], scratchFolder: String) {
-        place = Mutex(.memory(bytes))
+    init(_ bytes: [UInt8]) { place = Mutex(.memory(bytes)) }
+
+    /// Moves them to a file in `folder`. Returns at once: the file is written meanwhile, and who reads waits for that.
+    func store(in folder: String) {
         try? HostThread.start { [self] in
             place.withLock { place in
-                if let file = try? ScratchFile(bytes, in: scratchFolder) { place = .file(file) }
+                guard case .memory(let bytes) = place, let file = try? ScratchFile(bytes, in: folder) else { return }
+                place = .file(file)
             }
         }
     }

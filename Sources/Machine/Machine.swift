@@ -135,13 +135,14 @@ public final class Machine {
         let backend = backend.chosen()
         var configuration = configuration
         configuration.cpuModel = try CPUModelName.resolved(configuration.cpuModel, for: backend)
-        let bootFiles = BootFiles.kept(
-            kernel: KeptBytes(kernel, scratchFolder: scratchFolder),
-            initramfs: KeptBytes(initramfs, scratchFolder: scratchFolder))
+        let (keptKernel, keptInitramfs) = (KeptBytes(kernel), KeptBytes(initramfs))
         let machine = try Machine(
-            configuration, bootFiles: bootFiles, disks: disks, scratchFolder: scratchFolder, trigger: trigger,
-            backend: backend)
+            configuration, bootFiles: .kept(kernel: keptKernel, initramfs: keptInitramfs), disks: disks,
+            scratchFolder: scratchFolder, trigger: trigger, backend: backend)
         try machine.loadBootImage(kernel: kernel, initramfs: initramfs)
+        // Not before: unpacking the kernel keeps two of the host's processors busy.
+        keptKernel.store(in: scratchFolder)
+        keptInitramfs.store(in: scratchFolder)
         try machine.resetProcessors()
         returnUnusedMemory()
         return machine

@@ -7,6 +7,7 @@
     import Darwin
 #endif
 
+import CHost
 import Host
 
 enum HostFile {
@@ -26,6 +27,8 @@ enum HostFile {
 
         var failure: Int32 = 0
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+            // SAFETY: the array's own bytes.
+            unsafe chost_prefer_large_pages(buffer.baseAddress, buffer.count)
             while count < size {
                 // SAFETY: `count` is below the buffer's `size`.
                 let got = unsafe Self.read(descriptor, buffer, from: count)
