@@ -98,6 +98,21 @@ struct NextPageTests {
     }
 
     @Test(arguments: TwoPageLoop.cases, SoftwareEngine.allCases)
+    func `the code of another next page is run after INVLPG of both, one after the other`(
+        loop: TwoPageLoop, engine: SoftwareEngine
+    ) throws {
+        let machine = try machine(loop, engine)
+        run(machine, loop, amount: 1)
+        for frame in [2, 1] as [UInt64] {
+            machine.forget(SupervisorMachine.playground)
+            run(machine, loop, amount: 3 - frame)
+            try machine.put(data + frame << 12 | Self.readable, at: SupervisorMachine.entryAddress(1))
+            machine.forget(SupervisorMachine.playground + 0x1000)
+            run(machine, loop, amount: frame)
+        }
+    }
+
+    @Test(arguments: TwoPageLoop.cases, SoftwareEngine.allCases)
     func `code that is mapped twice goes on in what follows it there`(loop: TwoPageLoop, engine: SoftwareEngine) throws
     {
         let machine = try machine(loop, engine)

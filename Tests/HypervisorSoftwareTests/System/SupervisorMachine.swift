@@ -96,6 +96,12 @@ final class SupervisorMachine {
         core.flushTranslations()
     }
 
+    /// What INVLPG does.
+    func forget(_ linear: UInt64) {
+        core.translations.flushPage(linear)
+        core.blocks.forgetRecent(page: linear)
+    }
+
     /// The page-table entry of page `page` of the playground.
     func entry(_ page: Int) throws -> UInt64 { try get(Self.entryAddress(page)) }
 

@@ -43,12 +43,6 @@ struct UserTargetTests {
         #expect(machine.core.general[0] == UInt64(sum))
     }
 
-    /// What INVLPG does.
-    private func forget(_ page: UInt64, in machine: SupervisorMachine) {
-        machine.core.translations.flushPage(page)
-        machine.core.blocks.forgetRecent(page: page)
-    }
-
     @Test func `code that is where it was before CR3 was written is found in translated code`() throws {
         let machine = try machine(.translate)
         run(machine, expecting: Self.functions)
@@ -107,11 +101,11 @@ struct UserTargetTests {
     ) throws {
         let machine = try machine(engine)
         run(machine, expecting: Self.functions)
-        forget(Self.caller, in: machine)
+        machine.forget(Self.caller)
         run(machine, expecting: 2 * Self.functions)
         let entry = SupervisorMachine.data + 0x2000 | SupervisorMachine.present | SupervisorMachine.user
         try machine.put(entry, at: SupervisorMachine.entryAddress(1))
-        forget(Self.called, in: machine)
+        machine.forget(Self.called)
         run(machine, expecting: 18 * Self.functions)
     }
 
