@@ -244,9 +244,8 @@ extension BlockTranslator {
             switch (size, GuestHome.of(destination)) {
             case (8, .slot(let place)):
                 let host = HostRegister(rawValue: begin(from, .first)) ?? .first
-                if host != .first { code.move(.first, host) }
-                code.store(.first, .context(place))
-                held = destination
+                code.store(host, .context(place))
+                if host == .first { held = destination } else if held == destination { held = nil }
             default:
                 let host = begin(destination, .second, reads: size < 4)
                 sized(0x8a, size, reg: host, rm: source(from), isHigh: isHigh)
@@ -255,9 +254,15 @@ extension BlockTranslator {
             return
         }
         if size >= 4 {
+            let value = size == 8 ? i.immediate : i.immediate & 0xffff_ffff
+            if case .slot(let place) = GuestHome.of(destination), let short = Int32(exactly: Int64(bitPattern: value)) {
+                code.instruction(wide: true, 0xc7, reg: 0, rm: .context(place))
+                code.doubleWord(short)
+                if held == destination { held = nil }
+                return
+            }
             let host = begin(destination, .first, reads: false)
-            code.moveImmediate(
-                HostRegister(rawValue: host) ?? .first, size == 8 ? i.immediate : i.immediate & 0xffff_ffff)
+            code.moveImmediate(HostRegister(rawValue: host) ?? .first, value)
         } else {
             let host = begin(destination, .first)
             sized(0xc6, size, reg: 0, rm: .number(host), isHigh: isHigh)
@@ -460,12 +465,15 @@ extension BlockTranslator {
             if i.index != RegisterIndex.zero { memory.index = GuestHome.of(i.index).register }
             memory.scale = i.scale
             code.instruction(wide: i.operandSize == 8, 0x8d, reg: host, rm: .memory(memory))
+        } else if i.operandSize == 8, case .register(let host) = GuestHome.of(i.reg), i.base != i.reg, i.index != i.reg
+        {
+            makeOffset(GuestAddress(i), host, spare: .second)
         } else {
             makeOffset(GuestAddress(i), .first, spare: .second)
-            let host = begin(i.reg, .second, reads: false)
-            code.instruction(wide: i.operandSize == 8, 0x8b, reg: host, rm: .register(.first))
-            end(i.reg, .second)
-            return
+            let host = begin(i.reg, .first, reads: false)
+            if i.operandSize == 4 || host != HostRegister.first.rawValue {
+                code.instruction(wide: i.operandSize == 8, 0x8b, reg: host, rm: .register(.first))
+            }
         }
         end(i.reg, .first)
     }

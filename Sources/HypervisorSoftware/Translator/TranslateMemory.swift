@@ -154,6 +154,7 @@ extension BlockTranslator {
     private mutating func makeAddress(_ register: UInt8, _ displacement: Int32, _ target: HostRegister) {
         switch home(register, apartFrom: target) {
         case nil: code.moveImmediate(target, UInt64(bitPattern: Int64(displacement)))
+        case .register(let host) where displacement == 0: code.move(target, host)
         case .register(let host): code.address(target, HostMemory(host, displacement))
         case .slot(let place):
             code.load(target, .context(place))
