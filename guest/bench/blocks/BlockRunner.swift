@@ -7,7 +7,9 @@ import CLibc
 
 /// Where everything is, so that pointers have the same values wherever a block runs.
 enum BlockLayout {
-    static let base = 0x2000_0000
+    /// Below 2 GiB, where instructions have absolute addresses, and above where the kernel may put the heap: within 1 GiB of the
+    /// program.
+    static let base = 0x6000_0000
     /// Registers in and out: 16 general-purpose ones by number, flags, MXCSR, the caller's stack, the loop's count, where
     /// the block is, the count of a loop in it; at 0x100 the SSE registers.
     static let state = base
@@ -174,7 +176,7 @@ enum BlockRunner {
     private static func prepare() -> Bool {
         let all = PROT_READ | PROT_WRITE | PROT_EXEC
         let fixed = MAP_PRIVATE | MAP_ANON | MAP_FIXED
-        // SAFETY: nothing else of this program, which is linked to lower addresses, is there.
+        // SAFETY: nothing else of this program is there: code and heap are below, stack and other mappings far above.
         let mapped = unsafe mmap(pointer(BlockLayout.base), BlockLayout.end - BlockLayout.base, all, fixed, -1, 0)
         guard unsafe mapped == pointer(BlockLayout.base) else { return false }
         write(BlockCode.entry(), to: BlockLayout.entry)
