@@ -255,22 +255,20 @@ private struct JoinedCode {
     func addCrossing(
         _ instruction: DecodedInstruction, at address: UInt64, next: UInt64, _ set: AccessSet
     ) -> UInt32 {
-        let slot = UInt32(arena.next)
-        slots.fill(slot, instruction)
+        slots.fill(UInt32(arena.next), instruction)
         noteCode(next, count: instruction.nextPageOffset - 4096)
-        add(slot, count: 1, from: address, at: instruction.pageOffset, end: 4096, set)
+        let slot = add(count: 1, from: address, at: instruction.pageOffset, end: 4096, set)
         unsafe slots.header(slot).pointee.pageNext = physical.blockHead(address)
         physical.setBlockHead(address, slot)
         return slot
     }
 
-    /// Keeps `count` instructions in the first free slots but one for translations; nothing else finds them.
+    /// Makes the `count` instructions behind the first free slot a block for translations, which nothing else finds.
     /// - Parameters:
     ///   - address: where their first byte lies, whose offset from the page base is `offset`.
     ///   - end: the offset at which they, or their page, ends.
-    func add(
-        _ slot: UInt32, count: Int, from address: UInt64, at offset: UInt16, end: UInt64, _ set: AccessSet
-    ) {
+    func add(count: Int, from address: UInt64, at offset: UInt16, end: UInt64, _ set: AccessSet) -> UInt32 {
+        let slot = UInt32(arena.next)
         let header = BlockHeader(
             physical: address, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: offset, mode: .bits64,
             isValid: true, set: set, heat: 0)
@@ -278,6 +276,7 @@ private struct JoinedCode {
         unsafe slots.header(slot).initialize(to: header)
         arena.take(count + 2)
         noteCode(address, count: end - UInt64(offset))
+        return slot
     }
 }
 

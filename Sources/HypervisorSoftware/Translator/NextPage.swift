@@ -41,11 +41,12 @@
         guard shared.index.find(physical | offset, .bits64, set, heat: heat) != nil,
             let page = unsafe shared.physical.pointer(physical)
         else { return nil }
-        let slot = UInt32(shared.arena.next)
         // SAFETY: `page` has 4096 bytes, and the arena has room for the longest block.
-        let (count, end) = unsafe shared.index.slots.decode(slot, page, Int(offset), .bits64, base: 4096)
+        let (count, end) = unsafe shared.index.slots.decode(
+            UInt32(shared.arena.next), page, Int(offset), .bits64, base: 4096)
         guard count > 0 else { return nil }
-        shared.add(slot, count: count, from: physical | offset, at: UInt16(target), end: 4096 + UInt64(end), set)
+        let slot = shared.add(
+            count: count, from: physical | offset, at: UInt16(target), end: 4096 + UInt64(end), set)
         return Neighbour(slot: slot, count: count, needsNextPage: true)
     }
 
