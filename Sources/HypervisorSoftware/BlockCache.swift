@@ -209,12 +209,12 @@ struct BlockHeader {
     }
 
     mutating func remember(_ linear: UInt64, _ mode: CodeMode, _ set: AccessSet, _ slot: UInt32, isGlobal: Bool) {
-        noteCode(linear, set, isGlobal: isGlobal)
+        noteFetch(linear, set, isGlobal: isGlobal)
         unsafe recent[Self.recentIndex(linear)] = Recent(linear: linear, slot: slot, context: context(mode, set))
     }
 
     /// Something is known of the code in the page of `linear` for as long as this generation lasts.
-    mutating func noteCode(_ linear: UInt64, _ set: AccessSet, isGlobal: Bool) {
+    mutating func noteFetch(_ linear: UInt64, _ set: AccessSet, isGlobal: Bool) {
         if set != .user, !isGlobal { hasLocalSupervisorCode = true }
         noteFetch(linear, set)
     }
@@ -330,8 +330,7 @@ struct BlockHeader {
         let bucket = unsafe BlockIndex.hash(physical, header.pointee.mode)
         unsafe header.pointee.hashNext = index.heads[bucket]
         unsafe index.heads[bucket] = slot
-        unsafe header.pointee.pageNext = shared.physical.blockHead(physical)
-        shared.physical.setBlockHead(physical, slot)
+        shared.listInPage(slot)
         shared.arena.take(slots)
         shared.decoded += 1
     }
@@ -342,10 +341,8 @@ struct BlockHeader {
         shared.join(slot, others, nextPage: nextPage)
     }
 
-    /// The page at `physical`, which lies behind that of a block at `address`, for the block's translation.
-    func nextPage(_ physical: UInt64, behind address: UInt64, _ set: AccessSet, heat: UInt8) -> NextPage {
-        NextPage(shared, first: address & ~4095, physical: physical, set, heat: heat)
-    }
+    /// The page at `physical` as that behind a block's, for one translation of the block.
+    func nextPage(_ physical: UInt64) -> NextPage { NextPage(shared, physical: physical) }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }

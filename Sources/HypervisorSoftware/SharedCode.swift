@@ -149,6 +149,7 @@ private struct JoinedCode {
                 if end(other) > 4096 { following |= 1 }
             }
         }
+        guard !others.isEmpty || following != 0 else { return }
         if following != 0, let nextPage {
             if unsafe slots.header(slot).pointee.physical & ~4095 == nextPage {
                 code.granules |= following
@@ -258,9 +259,16 @@ private struct JoinedCode {
         slots.fill(UInt32(arena.next), instruction)
         noteCode(next, count: instruction.nextPageOffset - 4096)
         let slot = add(count: 1, from: address, at: instruction.pageOffset, end: 4096, set)
-        unsafe slots.header(slot).pointee.pageNext = physical.blockHead(address)
-        physical.setBlockHead(address, slot)
+        listInPage(slot)
         return slot
+    }
+
+    /// The block in `slot` becomes invalid with its page, or bytes of its own there.
+    func listInPage(_ slot: UInt32) {
+        let header = unsafe slots.header(slot)
+        let address = unsafe header.pointee.physical
+        unsafe header.pointee.pageNext = physical.blockHead(address)
+        physical.setBlockHead(address, slot)
     }
 
     /// Makes the `count` instructions behind the first free slot a block for translations, which nothing else finds.

@@ -518,6 +518,12 @@ struct BlockTranslator: ~Copyable {
         code.jump(resume.place)
     }
 
+    /// The place in the context for what is known of the next page; nil if there is no room.
+    mutating func takeNextPagePlace() -> Int? {
+        if nextPagePlace == nil { nextPagePlace = takeFarTarget() }
+        return nextPagePlace
+    }
+
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if leadsBack(target) { return repeatBlock(count: count) }
@@ -530,12 +536,6 @@ struct BlockTranslator: ~Copyable {
             return
         }
         endBlock(target, count: count)
-    }
-
-    /// The place in the context for what is known of the next page; nil if there is no room.
-    mutating func takeNextPagePlace() -> Int? {
-        if nextPagePlace == nil { nextPagePlace = takeFarTarget() }
-        return nextPagePlace
     }
 
     /// The same where the next block shall have its own code.

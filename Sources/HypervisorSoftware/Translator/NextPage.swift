@@ -8,37 +8,31 @@
 /// The page behind that of a block, for one translation of the block. What lies there counts its offsets from the base of the
 /// block's page, from 4096 on.
 @safe final class NextPage {
-    /// The physical addresses of the block's page, and of this one.
-    private let first: UInt64
+    /// Its physical address.
     let physical: UInt64
     private let shared: SharedCode
-    private let set: AccessSet
-    /// How often code has run that is joined to other.
-    private let heat: UInt8
     /// What was asked for, by its offset.
     private var found: [UInt64: Neighbour?] = [:]
 
-    init(_ shared: SharedCode, first: UInt64, physical: UInt64, _ set: AccessSet, heat: UInt8) {
+    init(_ shared: SharedCode, physical: UInt64) {
         self.shared = shared
-        self.first = first
         self.physical = physical
-        self.set = set
-        self.heat = heat
     }
 
     /// A copy of the block at `target`, an offset from the page base, if it runs often: one here, or an instruction that lies in
     /// both pages.
-    func find(_ target: UInt64) -> Neighbour? {
+    /// - Parameter own: those of the block's page.
+    func find(_ target: UInt64, _ own: Neighbours) -> Neighbour? {
         guard target > 4096 - 15, target < 2 * 4096 else { return nil }
         if let known = found[target] { return known }
-        let block = shared.arena.hasRoom ? target < 4096 ? copyCrossing(target) : copyBlock(target) : nil
+        let block = shared.arena.hasRoom ? target < 4096 ? copyCrossing(target, own) : copyBlock(target, own) : nil
         found[target] = .some(block)
         return block
     }
 
-    private func copyBlock(_ target: UInt64) -> Neighbour? {
+    private func copyBlock(_ target: UInt64, _ own: Neighbours) -> Neighbour? {
         let offset = target & 4095
-        guard shared.index.find(physical | offset, .bits64, set, heat: heat) != nil,
+        guard own.index.find(physical | offset, .bits64, own.set, heat: own.heat) != nil,
             let page = unsafe shared.physical.pointer(physical)
         else { return nil }
         // SAFETY: `page` has 4096 bytes, and the arena has room for the longest block.
@@ -46,13 +40,14 @@
             UInt32(shared.arena.next), page, Int(offset), .bits64, base: 4096)
         guard count > 0 else { return nil }
         let slot = shared.add(
-            count: count, from: physical | offset, at: UInt16(target), end: 4096 + UInt64(end), set)
+            count: count, from: physical | offset, at: UInt16(target), end: 4096 + UInt64(end), own.set)
         return Neighbour(slot: slot, count: count, needsNextPage: true)
     }
 
-    private func copyCrossing(_ target: UInt64) -> Neighbour? {
-        guard let known = shared.crossings[BlockCache.crossingIndex(first)], known.physical == first | target,
-            known.mode == .bits64, known.heat >= heat, let page = unsafe shared.physical.pointer(first),
+    private func copyCrossing(_ target: UInt64, _ own: Neighbours) -> Neighbour? {
+        let address = own.page | target
+        guard let known = shared.crossings[BlockCache.crossingIndex(address)], known.physical == address,
+            known.mode == .bits64, known.heat >= own.heat, let page = unsafe shared.physical.pointer(own.page),
             let next = unsafe shared.physical.pointer(physical)
         else { return nil }
         // SAFETY: the last bytes of one page, and the first of another.
@@ -61,7 +56,7 @@
         guard case .instruction(let instruction, _) = Decoder.decode(window, .bits64, pageOffset: UInt16(target)),
             instruction.nextPageOffset > 4096
         else { return nil }
-        let slot = shared.addCrossing(instruction, at: first | target, next: physical, set)
+        let slot = shared.addCrossing(instruction, at: address, next: physical, own.set)
         return Neighbour(slot: slot, count: 1, needsNextPage: true)
     }
 }
@@ -74,9 +69,7 @@ extension BlockTranslator {
         guard !state.knowsNextPage else { return true }
         guard let place = takeNextPagePlace() else { return false }
         giveUpHostFlags()
-        makeFarKey()
-        let key = HostMemory.context(place + ContextLayout.farKey)
-        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(key))
+        code.compareFarKey(.context(place + ContextLayout.farKey))
         let unknown = code.jump(if: HostCondition.notEqual)
         aside(unknown, .findNextPage(target: target, place: place, resume: code.position, count: count))
         state.knowsNextPage = true
@@ -108,7 +101,7 @@ extension BlockTranslator {
             let address = cr2
             do throws(Fault) {
                 guard try fetchFrame(linear) == field(ContextLayout.temporary) else { return }
-                blocks.noteCode(linear, accessSet, isGlobal: translations.isGlobal(linear, accessSet))
+                blocks.noteFetch(linear, accessSet, isGlobal: translations.isGlobal(linear, accessSet))
                 unsafe context.storeBytes(
                     of: base ^ field(ContextLayout.farSalt), toByteOffset: place + ContextLayout.farKey, as: UInt64.self
                 )

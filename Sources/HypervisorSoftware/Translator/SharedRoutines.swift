@@ -170,10 +170,7 @@ struct SharedRoutines {
         code.store(.second, .context(ContextLayout.otherTemporary))
         Self.callFunction(&code, core, ContextLayout.findNextPage, vectors)
         code.load(.second, .context(ContextLayout.otherTemporary))
-        code.load(.first, .context(ContextLayout.pageBase))
-        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
-        let key = HostMemory.context(ContextLayout.farKey, index: .second)
-        code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(key))
+        code.compareFarKey(.context(ContextLayout.farKey, index: .second))
         code.byte(0xc3)
         code.align()
         findSecond = code.position

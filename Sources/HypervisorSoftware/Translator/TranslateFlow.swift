@@ -187,9 +187,7 @@ extension BlockTranslator {
             lookUp(missing: .dispatch(target: target, site: 0))
             return followEntry(isCall: isCall)
         }
-        makeFarKey()
-        code.instruction(
-            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(place + ContextLayout.farKey))
+        code.compareFarKey(.context(place + ContextLayout.farKey))
         let unknown = code.jump(if: HostCondition.notEqual)
         aside(unknown, .findFarTarget(target, place: place, resume: code.position))
         code.arithmetic(0, wide: true, .context(ContextLayout.pageBase), distance)
@@ -203,19 +201,13 @@ extension BlockTranslator {
         return ContextLayout.farTargets + farTargets.removeFirst() * ContextLayout.farTargetSize
     }
 
-    /// What a far target that is known now is good for, in the first register.
-    mutating func makeFarKey() {
-        code.load(.first, .context(ContextLayout.pageBase))
-        code.instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
-    }
-
     /// Puts what the table of jump targets knows of `target` into the far target at `place`.
     mutating func findFarTarget(_ target: UInt64, place: Int, resume: Int) {
         makeTarget(target)
         lookUp(missing: .dispatch(target: target, site: 0))
         code.load(.first, entry(ContextLayout.jumpCode))
         code.store(.first, .context(place + ContextLayout.farCode))
-        makeFarKey()
+        code.makeFarKey()
         code.store(.first, .context(place + ContextLayout.farKey))
         code.jump(resume)
     }
@@ -301,6 +293,20 @@ extension BlockTranslator {
 
     private func entry(_ field: Int) -> HostMemory {
         .context(ContextLayout.jumpTable + field, index: .second)
+    }
+}
+
+extension Assembler {
+    /// What a far target that is known now is good for, in the first register.
+    fileprivate mutating func makeFarKey() {
+        load(.first, .context(ContextLayout.pageBase))
+        instruction(wide: true, 0x33, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.farSalt))
+    }
+
+    /// The zero flag says whether `key` is of what is known now. Uses the first register.
+    mutating func compareFarKey(_ key: HostMemory) {
+        makeFarKey()
+        instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .memory(key))
     }
 }
 

@@ -242,10 +242,7 @@ extension BlockTranslator {
         if i.shape == Form.rmReg.rawValue || toReg {
             let from = toReg ? i.rm : i.reg
             switch (size, GuestHome.of(destination)) {
-            case (8, .slot(let place)):
-                let host = HostRegister(rawValue: begin(from, .first)) ?? .first
-                code.store(host, .context(place))
-                if host == .first { held = destination } else if held == destination { held = nil }
+            case (8, .slot): end(destination, HostRegister(rawValue: begin(from, .first)) ?? .first)
             default:
                 let host = begin(destination, .second, reads: size < 4)
                 sized(0x8a, size, reg: host, rm: source(from), isHigh: isHigh)

@@ -146,8 +146,6 @@ private struct UnitPlanner {
     let neighbours: Neighbours?
     let leavesSystem: Bool
 
-    /// The instructions of the block itself.
-    private var ownInstructions = 0
     private var instructionsJoined = 0
     /// Jumps that may lead to other runs.
     private var branches: [Way] = []
@@ -163,7 +161,6 @@ private struct UnitPlanner {
     mutating func plan(
         _ firstSlot: UInt32, _ total: Int, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
     ) {
-        ownInstructions = total
         var way = plan(firstSlot, total, from: nil, instruction, &unit)
         var next = 0
         while true {
@@ -180,7 +177,7 @@ private struct UnitPlanner {
     /// Whether the block behind `way` shall be joined.
     private mutating func takes(_ way: Way, in unit: TranslationUnit) -> Bool {
         let (block, edge) = (way.block, way.edge)
-        let most = block.needsNextPage ? Self.mostInPages - ownInstructions : Self.mostJoined
+        let most = block.needsNextPage ? Self.mostInPages - unit.runs[0].steps.count : Self.mostJoined
         guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 }),
             instructionsJoined + block.count <= most,
             unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
@@ -304,7 +301,7 @@ struct Neighbours {
     /// The block at `target`, an offset from the page base.
     func find(_ target: UInt64) -> Neighbour? {
         guard target < 4096, let block = index.find(page | target, .bits64, set, heat: heat) else {
-            return nextPage?.find(target)
+            return nextPage?.find(target, self)
         }
         return block
     }

@@ -106,10 +106,9 @@
             let header = unsafe blocks.header(slot)
             let count = unsafe Int(header.pointee.count)
             let set = unsafe header.pointee.set
-            let physical = unsafe header.pointee.physical
-            let neighbours = Neighbours(
-                index: blocks.index, page: physical & ~4095, set: set, heat: heat,
-                nextPage: nextPage.map { blocks.nextPage($0, behind: physical, set, heat: heat) })
+            let neighbours = unsafe Neighbours(
+                index: blocks.index, page: header.pointee.physical & ~4095, set: set, heat: heat,
+                nextPage: nextPage.map(blocks.nextPage))
             let slots = blocks.index.slots
             var joined: [UInt32] = []
             let entry = write(set, neighbours) { block in
@@ -120,9 +119,7 @@
                 joined = block.joined
                 return entry
             }
-            // SAFETY: the first instruction of a block.
-            let endsInNextPage = unsafe slots.instruction(slot + 1).pointee.nextPageOffset > 4096
-            if entry != 0, !joined.isEmpty || endsInNextPage {
+            if entry != 0 {
                 blocks.join(slot, joined, nextPage: nextPage)
                 counts.joins += UInt64(joined.count)
             }

@@ -55,6 +55,15 @@ struct SystemCallTests {
     private static let calls: UInt64 = 300
     private static let user = SupervisorMachine.playground
 
+    /// Starts the user's code, whose calls come to the supervisor's and clear the flags of `mask`.
+    private func start(_ machine: SupervisorMachine, mask: UInt64) {
+        machine.core.msr.efer |= ExtendedFeatures.syscall
+        machine.core.msr.star = 0x13 << 48 | 8 << 32
+        machine.core.msr.lstar = SupervisorMachine.code
+        machine.core.msr.syscallMask = mask
+        machine.start(at: Self.user, privilege: 3)
+    }
+
     private func machine(_ call: SystemCall, _ engine: SoftwareEngine) throws -> SupervisorMachine {
         let machine = try SupervisorMachine(engine, heat: 2)
         let rights = SupervisorMachine.present | SupervisorMachine.user
@@ -68,11 +77,7 @@ struct SystemCallTests {
         try machine.write(
             [0x9c, 0x58, 0x49, 0x01, 0xc0, 0x8c, 0xd0, 0x49, 0x01, 0xc1, 0x8c, 0xc8, 0x49, 0x01, 0xc1, 0xf7, 0xdb]
                 + [0xf7, 0xdb] + call.code)
-        machine.core.msr.efer |= ExtendedFeatures.syscall
-        machine.core.msr.star = 0x13 << 48 | 8 << 32
-        machine.core.msr.lstar = SupervisorMachine.code
-        machine.core.msr.syscallMask = call.mask
-        machine.start(at: Self.user, privilege: 3)
+        start(machine, mask: call.mask)
         machine.core.general[4] = Self.user + 0x3000
         machine.core.general[5] = Self.calls
         return machine
@@ -115,11 +120,7 @@ struct SystemCallTests {
         }
         // XCHG [R12], R13 (the page-table entry); INVLPG [R14]; SYSRET
         try machine.write([0x4d, 0x87, 0x2c, 0x24, 0x41, 0x0f, 0x01, 0x3e, 0x48, 0x0f, 0x07])
-        machine.core.msr.efer |= ExtendedFeatures.syscall
-        machine.core.msr.star = 0x13 << 48 | 8 << 32
-        machine.core.msr.lstar = SupervisorMachine.code
-        machine.core.msr.syscallMask = 0x47700
-        machine.start(at: Self.user, privilege: 3)
+        start(machine, mask: 0x47700)
         machine.core.general[3] = 0
         machine.core.general[5] = Self.calls
         machine.core.general[12] = SupervisorMachine.entryAddress(0)
