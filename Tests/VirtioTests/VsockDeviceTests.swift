@@ -72,7 +72,7 @@ struct VsockStreamTests {
         let (open, _) = try guest.connected()
         guest.driver.write(.status, 0)
         #expect(guest.hasEnded(open))
-        #expect(guest.read(try guest.client("CONNECT 1000\n")) == nil)
+        #expect(guest.hasEnded(try guest.client("CONNECT 1000\n")))
     }
 }
 

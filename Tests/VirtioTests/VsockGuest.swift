@@ -78,9 +78,15 @@ final class VsockGuest {
         return (try #require(VsockHeader(bytes)), Array(bytes.dropFirst(VsockHeader.size)))
     }
 
-    /// The next packet, which must be of this kind.
+    /// The next packet, which must be of this kind, and come within some seconds: a program that another test is about to
+    /// start may have copies of the clients' sockets for a moment, so that their end is not seen at once.
     @discardableResult func expect(_ operation: VsockOperation) throws -> (header: VsockHeader, data: [UInt8]) {
-        let packet = try #require(try receive())
+        var received = try receive()
+        for _ in 0..<1000 where received == nil {
+            usleep(5000)
+            received = try receive()
+        }
+        let packet = try #require(received)
         #expect(packet.header.operation == operation.rawValue)
         return packet
     }
@@ -111,8 +117,7 @@ final class VsockGuest {
         return (client, ports)
     }
 
-    /// Whether a client's stream has ended, with nothing left to read. A program that another test is about to start may
-    /// hold the other end for a moment.
+    /// Whether a client's stream has ended, with nothing left to read, within some seconds (as for `expect`).
     func hasEnded(_ client: HostSocket) -> Bool {
         for _ in 0..<1000 {
             guard let bytes = read(client) else { return true }
