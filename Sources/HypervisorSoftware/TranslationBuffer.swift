@@ -74,6 +74,8 @@ enum AccessSet: Int, CaseIterable {
     /// Entries that were filled since they were last flushed: of pages that are not global, and of global ones.
     private let local: FilledEntries
     private let global: FilledEntries
+    /// In place of the page that an access through the stack pointer found last.
+    private let noStackPage = UInt64.random(in: 1 << 36..<1 << 50) << 12
 
     init() {
         let count = Self.entryCount
@@ -93,6 +95,7 @@ enum AccessSet: Int, CaseIterable {
         unsafe globals.initialize(repeating: false, count: count)
         unsafe frames.initialize(repeating: 0, count: count)
         forgetKeptPages()
+        forgetStackPages()
     }
 
     func deallocate() {
@@ -203,8 +206,21 @@ enum AccessSet: Int, CaseIterable {
         if unsafe context.load(fromByteOffset: ContextLayout.keepsPages, as: Bool.self) { forgetKeptPages() }
     }
 
+    /// No page was found by an access through the stack pointer.
+    private func forgetStackPages() {
+        for set in AccessSet.allCases {
+            let page = ContextLayout.stackPage(set)
+            // SAFETY: fields of the context.
+            unsafe context.storeBytes(of: noStackPage, toByteOffset: page, as: UInt64.self)
+            unsafe context.storeBytes(
+                of: UInt64(UInt(bitPattern: context + ContextLayout.noPage)),
+                toByteOffset: page + ContextLayout.stackHost, as: UInt64.self)
+        }
+    }
+
     /// Empties every entry, or spares those of global pages.
     func flush(keepingGlobal: Bool) {
+        forgetStackPages()
         forgetKeptPagesIfAny()
         if local.isComplete, keepingGlobal || global.isComplete {
             // SAFETY: the lists have positions of entries.
@@ -225,6 +241,7 @@ enum AccessSet: Int, CaseIterable {
 
     /// Empties the entries for the page of `linear`.
     func flushPage(_ linear: UInt64) {
+        forgetStackPages()
         forgetKeptPagesIfAny()
         for set in AccessSet.allCases {
             let position = position(linear, set)
@@ -235,6 +252,7 @@ enum AccessSet: Int, CaseIterable {
 
     /// Sends the next write to each page the slow way.
     func protectAll() {
+        forgetStackPages()
         for position in 0..<Self.entryCount {
             // SAFETY: `position` is below the allocated count.
             protect(position)
@@ -243,6 +261,7 @@ enum AccessSet: Int, CaseIterable {
 
     /// Sends writes to the physical page `frame` the slow way from now on.
     func protect(frame: UInt64) {
+        forgetStackPages()
         let number = UInt32(truncatingIfNeeded: frame >> 12)
         guard local.isComplete, global.isComplete else {
             var position = 0

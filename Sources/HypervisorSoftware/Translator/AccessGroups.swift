@@ -12,6 +12,9 @@ struct GuestAddress {
 }
 
 extension GuestAddress {
+    /// Whether it is that of the stack pointer and a displacement.
+    var isStack: Bool { base == RegisterIndex.rsp && index == RegisterIndex.zero }
+
     init(_ i: DecodedInstruction) {
         self.init(base: i.base, index: i.index, scale: i.scale, displacement: i.displacement)
     }
@@ -159,4 +162,30 @@ struct AccessGroups {
             span: Int32(truncatingIfNeeded: group.high - group.low), use: group.writes ? .write : .read,
             offset: Int32(truncatingIfNeeded: Int64(reference.low) - group.low))
     }
+}
+
+/// Where one copy of a block's code puts the ways to the memory of groups into the context. Many stay in the register until the last
+/// of the group, as when a function saves registers: then nothing loads them, and nothing needs to be stored.
+struct GroupStores {
+    private var stores: [(position: Int, place: Int)] = []
+    /// A bit for each place.
+    private var loaded: UInt32 = 0
+
+    /// The code at `position` stores what is at `place` of the context.
+    mutating func note(at position: Int, of place: Int) { stores.append((position, place)) }
+
+    /// Some code loads it.
+    mutating func noteLoad(from place: Int) { loaded |= Self.bit(place) }
+
+    /// The copy is written: what nothing loads is not stored.
+    mutating func dropUnused(_ code: inout Assembler) {
+        for store in stores where loaded & Self.bit(store.place) == 0 { code.patch(store.position, Self.nothing) }
+        stores.removeAll(keepingCapacity: true)
+        loaded = 0
+    }
+
+    private static func bit(_ place: Int) -> UInt32 { 1 << UInt32((place - ContextLayout.groups) / 8) }
+
+    /// NOP of four bytes, as many as the store has.
+    private static let nothing: Int32 = 0x0040_1f0f
 }

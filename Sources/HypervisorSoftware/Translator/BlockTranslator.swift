@@ -56,12 +56,10 @@ struct BlockTranslator: ~Copyable {
         var reached: Int?
     }
 
-    /// How a read goes on whose page is not where it was looked for first.
-    struct Search {
-        var page: KeptPage
-        var size: Int32
-        /// Where the code goes on with the page found.
-        var resume: Int
+    /// How an access goes on whose page is not where it was looked for first, and where the code does with the page found.
+    enum Search {
+        case kept(KeptPage, size: Int32, resume: Int)
+        case stack(MemoryUse, size: Int32, aligned: Bool, resume: Resumption)
     }
 
     private struct Branch {
@@ -105,6 +103,8 @@ struct BlockTranslator: ~Copyable {
     /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
     var values: RegisterValues?
     private var asides: [Branch] = []
+    /// What this copy of the code puts into the context for groups.
+    var groupStores = GroupStores()
     /// The slots of the headers of blocks that were joined to this one, in all its copies.
     private(set) var joined: [UInt32] = []
     /// What is to be written next, where control comes to it, and what is charged before it.
@@ -208,6 +208,7 @@ struct BlockTranslator: ~Copyable {
         translateStraight(0, after: 0, instruction)
         translateJoined(instruction)
         translateAsides(instruction)
+        groupStores.dropUnused(&code)
     }
 
     /// Writes what lies beside the straight path.
@@ -296,7 +297,7 @@ struct BlockTranslator: ~Copyable {
             }
             if changesSource, !use.changes { flags.replay = nil }
             for miss in misses {
-                let resume = Resumption(place: code.position, held: held, reached: code.reached)
+                let resume = here
                 var aside = i.usesX87 ? Aside.interpretX87(resume: resume) : .interpret(resume: resume)
                 if let (routine, resume) = miss.crossing {
                     aside =
@@ -389,7 +390,10 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// A jump to the interpretation of this instruction, which was just written with its displacement at `place`.
-    mutating func interpretAside(_ place: Int) { misses.append(Miss(place: place, state: state)) }
+    /// - Parameter search: how the access goes on before, if it has only looked in one place.
+    mutating func interpretAside(_ place: Int, _ search: Search? = nil) {
+        misses.append(Miss(place: place, state: state, search: search))
+    }
 
     /// The same from a look into the soft TLB for `size` bytes, behind which the code is now. Where many are known to lie in two
     /// pages, in plain code, `isWrite` says whether `i` writes and does nothing else.
@@ -456,7 +460,7 @@ struct BlockTranslator: ~Copyable {
             return translateAside(otherwise)
         }
         if case .find(let search, let otherwise) = aside {
-            let missed = findKept(search)
+            let missed = find(search)
             code.land(missed)
             code.forgetAll()
             return translateAside(otherwise)
@@ -511,10 +515,24 @@ struct BlockTranslator: ~Copyable {
         }
     }
 
+    /// Where the code is, and what the free registers have there.
+    var here: Resumption { Resumption(place: code.position, held: held, reached: code.reached) }
+
+    /// Returns the place of a jump for when it is not found.
+    private mutating func find(_ search: Search) -> Int {
+        switch search {
+        case .kept(let page, let size, let resume): return findKept(page, size: size, resume: resume)
+        case .stack(let use, let size, let aligned, let resume):
+            let missed = findStack(size: size, use, aligned: aligned)
+            goOn(at: resume)
+            return missed
+        }
+    }
+
     /// Goes back to the straight path.
     private mutating func goOn(at resume: Resumption) {
         if let held = resume.held, case .slot(let place) = GuestHome.of(held) { code.load(.first, .context(place)) }
-        if let place = resume.reached { code.load(.second, .context(place)) }
+        if let place = resume.reached { loadSecond(place) }
         code.jump(resume.place)
     }
 

@@ -112,6 +112,11 @@ enum ContextLayout {
     }
     /// The function that finds out what the next page is.
     static let findNextPage = 2560
+    /// For each way of access the page that an access through the stack pointer found last, which may be written, and its host
+    /// address. In place of such a page it is one that is not canonical and that nobody can guess, and the host's is `noPage`.
+    private static let stackPages = 2576
+    static func stackPage(_ set: AccessSet) -> Int { stackPages + set.rawValue * 16 }
+    static let stackHost = 8
     /// Bits of a number of changes that are in it.
     static let changeBits: UInt64 = 26
 
@@ -138,7 +143,10 @@ enum ContextLayout {
     static let farKey = 0
     static let farCode = 8
 
-    static let size = farTargets + farTargetSize * farTargetCount
+    /// A page of no guest's.
+    static let noPage = (farTargets + farTargetSize * farTargetCount + 4095) & ~4095
+
+    static let size = noPage + 4096
 }
 
 /// Why translated code was left.

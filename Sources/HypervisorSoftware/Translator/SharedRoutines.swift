@@ -31,6 +31,7 @@ struct SharedRoutines {
     /// which the second register becomes. The zero flag says whether it is there, and good.
     let findSecond: Int
     let crossingAccesses: CrossingAccesses
+    let stackAccesses: StackAccesses
     /// Where blocks may begin.
     let end: Int
 
@@ -185,6 +186,7 @@ struct SharedRoutines {
         code.land(isOther)
         code.byte(0xc3)
         crossingAccesses = CrossingAccesses(&code)
+        stackAccesses = StackAccesses(&code)
         code.align()
         end = code.position
     }

@@ -104,21 +104,21 @@ extension BlockTranslator {
         code.instruction(wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(key))
         let missed = code.jump(if: HostCondition.notEqual)
         code.instruction(wide: true, 0x03, reg: HostRegister.second.rawValue, rm: .context(offset))
-        crossingAside(missed, size: size, isWrite: false, Search(page: page, size: size, resume: code.position))
+        crossingAside(missed, size: size, isWrite: false, .kept(page, size: size, resume: code.position))
     }
 
     /// What `lookUpKept` does where the access is in another page. Returns the place of a jump for when the soft TLB does not
     /// have that.
-    mutating func findKept(_ search: Search) -> Int {
-        let (key, offset) = places(search.page)
+    mutating func findKept(_ page: KeptPage, size: Int32, resume: Int) -> Int {
+        let (key, offset) = places(page)
         let address = HostMemory.context(ContextLayout.otherTemporary)
         code.store(.second, address)
-        let missed = lookUpPage(size: search.size, .read, aligned: false)
-        if !search.page.replaces {
+        let missed = lookUpPage(size: size, .read, aligned: false)
+        if !page.replaces {
             // A table may lie in two pages: then one of them is looked up each time, and the host can predict which.
             code.instruction(wide: false, 0xf6, reg: 0, rm: .context(key))  // TEST
             code.byte(ContextLayout.noKeptPage)
-            code.jump(if: HostCondition.equal, search.resume)
+            code.jump(if: HostCondition.equal, resume)
         }
         code.move(.first, .second)
         code.instruction(wide: true, 0x2b, reg: HostRegister.first.rawValue, rm: .memory(address))
@@ -128,7 +128,7 @@ extension BlockTranslator {
         code.store(.first, .context(key))
         code.instruction(wide: false, 0xc6, reg: 0, rm: .context(ContextLayout.keepsPages))  // MOV
         code.byte(1)
-        code.jump(search.resume)
+        code.jump(resume)
         return missed
     }
 

@@ -92,12 +92,18 @@ extension BlockTranslator {
         if case .kept(let kept) = operandWay {
             lookUpKept(kept, size: size)
         } else {
-            let missed = lookUpPage(size: size, use, aligned: aligned)
+            let isStack = GuestAddress(i).isStack && segmentPlace(i) == nil
+            let missed =
+                isStack
+                ? lookUpStack(size: size, aligned: aligned) : lookUpPage(size: size, use, aligned: aligned)
+            // What else may help changes the first register.
+            held = nil
+            let search = isStack ? Search.stack(use, size: size, aligned: aligned, resume: here) : nil
             let isWrite = use == .write
             if !aligned, !isWrite || isPlain && i.onlyWrites {
-                crossingAside(missed, size: size, isWrite: isWrite)
+                crossingAside(missed, size: size, isWrite: isWrite, search)
             } else {
-                interpretAside(missed)
+                interpretAside(missed, search)
             }
         }
         keepFlags()
@@ -109,7 +115,12 @@ extension BlockTranslator {
         if let known = reach(stackWay, GuestAddress(base: register, displacement: distance)) { return known }
         giveUpHostFlags()
         makeAddress(register, distance, .second)
-        interpretAside(lookUpPage(size: 8, use, aligned: false))
+        if register == RegisterIndex.rsp {
+            let missed = lookUpStack(size: 8, aligned: false)
+            interpretAside(missed, .stack(use, size: 8, aligned: false, resume: here))
+        } else {
+            interpretAside(lookUpPage(size: 8, use, aligned: false))
+        }
         keepFlags()
         return HostMemory(.second)
     }
@@ -126,8 +137,15 @@ extension BlockTranslator {
                 var lowest = address
                 lowest.displacement += member.lowest
                 makeOffset(lowest, .second)
-                let missed = lookUpPage(size: member.span, member.use, aligned: false)
-                aside(missed, .tail(count: count - 1))
+                if address.isStack {
+                    let missed = lookUpStack(size: member.span, aligned: false)
+                    let search = Search.stack(member.use, size: member.span, aligned: false, resume: here)
+                    aside(missed, .find(search, otherwise: .tail(count: count - 1)))
+                } else {
+                    let missed = lookUpPage(size: member.span, member.use, aligned: false)
+                    aside(missed, .tail(count: count - 1))
+                }
+                groupStores.note(at: code.position, of: place)
                 code.store(.second, .context(place))
                 code.reached = place
             } else {
@@ -146,6 +164,7 @@ extension BlockTranslator {
     /// The second register becomes what is at `place` of the context, where group or stream is.
     mutating func loadSecond(_ place: Int) {
         guard code.reached != place else { return }
+        groupStores.noteLoad(from: place)
         code.load(.second, .context(place))
         code.reached = place
     }
@@ -166,10 +185,15 @@ extension BlockTranslator {
     /// there cannot be reached. Uses the first register.
     mutating func lookUpPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
         let missed = checkPage(size: size, use, aligned: aligned)
+        addHost()
+        return missed
+    }
+
+    /// What `checkPage` left becomes the host's address.
+    mutating func addHost() {
         code.instruction(
             wide: true, 0x03, reg: HostRegister.second.rawValue,
             rm: .memory(tlbEntry(TranslationBuffer.Entry.hostOffset)))
-        return missed
     }
 
     /// The linear address in the second register becomes its offset in the page, and the first register leads to the page's
@@ -186,16 +210,19 @@ extension BlockTranslator {
         code.arithmetic(4, wide: false, .number(first), TranslationBuffer.indexMask(set))
         // The offset in the page, if it is the right one.
         code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(use.tagOffset)))
-        let missed: Int
+        return checkOffset(size: size, aligned: aligned)
+    }
+
+    /// Returns the place of a jump for when `size` bytes do not lie in one page at the offset in the second register, or this is none.
+    mutating func checkOffset(size: Int32, aligned: Bool) -> Int {
+        let second = HostOperand.register(.second)
         if aligned {
-            code.instruction(wide: true, 0xf7, reg: 0, rm: .number(second))  // TEST
+            code.instruction(wide: true, 0xf7, reg: 0, rm: second)  // TEST
             code.doubleWord(-4096 | (size - 1))
-            missed = code.jump(if: HostCondition.notEqual)
-        } else {
-            code.arithmetic(7, wide: true, .number(second), 4096 - size)
-            missed = code.jump(if: HostCondition.above)
+            return code.jump(if: HostCondition.notEqual)
         }
-        return missed
+        code.arithmetic(7, wide: true, second, 4096 - size)
+        return code.jump(if: HostCondition.above)
     }
 
     /// A field of the entry that `checkPage` found.
