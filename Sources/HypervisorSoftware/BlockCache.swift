@@ -8,18 +8,18 @@ struct BlockHeader {
     /// Instructions in the block; in one that is no longer valid, more than any time slice has.
     var count: Int32
     /// Next block with the same hash, or 0.
-    var hashNext: UInt32
+    var hashNext: UInt32 = 0
     /// Next block decoded from the same page, or 0.
-    var pageNext: UInt32
+    var pageNext: UInt32 = 0
     var pageOffset: UInt16
     var mode: CodeMode
-    var isValid: Bool
+    var isValid = true
     /// Where its translation is in the code buffer, or 0.
     var code: UInt32 = 0
     /// How memory is accessed when it runs.
     var set: AccessSet
     /// How often it ran before it was translated, and more if its page seldom changes.
-    var heat: UInt8
+    var heat: UInt8 = 0
     /// Whether its translation has other blocks in it.
     var hasJoined = false
 

@@ -22,8 +22,7 @@ extension Core {
         let (count, end) = unsafe blocks.index.slots.decode(slot, page, offset, mode)
         if count == 0 { return try decodeSingle(linear) }
         let header = BlockHeader(
-            physical: physicalAddress, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: UInt16(offset),
-            mode: mode, isValid: true, set: accessSet,
+            physical: physicalAddress, count: Int32(count), pageOffset: UInt16(offset), mode: mode, set: accessSet,
             heat: firstHeat(physicalAddress))
         // SAFETY: as above.
         unsafe blocks.header(slot).initialize(to: header)
@@ -89,8 +88,7 @@ extension Core {
     private mutating func place(_ instruction: DecodedInstruction, _ first: UInt64, _ linear: UInt64) -> UInt32 {
         let slot = BlockCache.scratch
         let header = BlockHeader(
-            physical: first, count: 1, hashNext: 0, pageNext: 0, pageOffset: UInt16(linear & 4095), mode: mode,
-            isValid: true, set: accessSet, heat: 0)
+            physical: first, count: 1, pageOffset: UInt16(linear & 4095), mode: mode, set: accessSet)
         // SAFETY: the scratch block has three slots.
         unsafe blocks.header(slot).initialize(to: header)
         blocks.index.slots.fill(slot, instruction)

@@ -278,8 +278,7 @@ private struct JoinedCode {
     func add(count: Int, from address: UInt64, at offset: UInt16, end: UInt64, _ set: AccessSet) -> UInt32 {
         let slot = UInt32(arena.next)
         let header = BlockHeader(
-            physical: address, count: Int32(count), hashNext: 0, pageNext: 0, pageOffset: offset, mode: .bits64,
-            isValid: true, set: set, heat: 0)
+            physical: address, count: Int32(count), pageOffset: offset, mode: .bits64, set: set)
         // SAFETY: the first free slot.
         unsafe slots.header(slot).initialize(to: header)
         arena.take(count + 2)
