@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoded blocks: runs of instructions of one page, found by physical address and by where they last ran.
 
+internal import CHost
+
+#if canImport(Glibc)
+    internal import Glibc
+#else
+    internal import Darwin
+#endif
+
 /// A block's first slot in the arena: the same size as an instruction.
 struct BlockHeader {
     /// Physical address of the first byte.
@@ -32,6 +40,8 @@ struct BlockHeader {
 /// The blocks of a machine by their physical addresses.
 @safe struct BlockIndex {
     private static let size = 1 << 18
+    /// A large page.
+    private static let bytes = 2 << 20
 
     let slots: BlockSlots
     /// The first block with each hash, or 0.
@@ -39,12 +49,15 @@ struct BlockHeader {
 
     init(_ slots: BlockSlots) {
         self.slots = slots
-        unsafe heads = .allocate(capacity: Self.size)
-        // SAFETY: it has as many elements as initialised here.
-        unsafe heads.initialize(repeating: 0, count: Self.size)
+        // Zero. Each look into it is elsewhere: one large page takes the host less time to find.
+        guard let memory = unsafe chost_map_anonymous(Self.bytes, Self.bytes) else {
+            preconditionFailure("the host has no memory for an index of \(Self.size) blocks")
+        }
+        // SAFETY: there is room for as many elements.
+        unsafe heads = memory.bindMemory(to: UInt32.self, capacity: Self.size)
     }
 
-    func deallocate() { unsafe heads.deallocate() }
+    func deallocate() { unsafe munmap(heads, Self.bytes) }
 
     func clear() {
         // SAFETY: it has as many elements.
@@ -87,6 +100,9 @@ struct BlockHeader {
         var context: UInt32
     }
 
+    /// What the context has room for.
+    static let recentBytes = recentSize * MemoryLayout<Recent>.stride
+
     private let shared: SharedCode
     private let translations: TranslationBuffer
     let index: BlockIndex
@@ -108,17 +124,15 @@ struct BlockHeader {
         self.shared = shared
         self.translations = translations
         index = shared.index
-        unsafe recent = .allocate(capacity: Self.recentSize)
-        // SAFETY: it has as many elements as initialised here.
+        // SAFETY: the layout has room there for as many elements as initialised here.
+        unsafe recent = (translations.context + ContextLayout.recentBlocks).bindMemory(
+            to: Recent.self, capacity: Self.recentSize)
         unsafe recent.initialize(repeating: Recent(linear: 0, slot: 0, context: 0), count: Self.recentSize)
         unsafe pages = .allocate(capacity: Self.areas * Self.areaWords)
         unsafe pages.initialize(repeating: 0, count: Self.areas * Self.areaWords)
     }
 
-    func deallocate() {
-        unsafe recent.deallocate()
-        unsafe pages.deallocate()
-    }
+    func deallocate() { unsafe pages.deallocate() }
 
     /// How often blocks or translations were forgotten to make room.
     var evictions: Int { @inline(__always) get { shared.evictions } }

@@ -84,10 +84,10 @@ enum AccessSet: Int, CaseIterable {
             preconditionFailure("the host has no memory for a soft TLB of \(ContextLayout.size) bytes")
         }
         unsafe context = memory
-        // SAFETY: the layout has room there for the entries of all sets.
+        // SAFETY: the layout has room there for what is known of the entries of all sets.
         unsafe entries = (memory + ContextLayout.translations).bindMemory(to: Entry.self, capacity: count)
-        unsafe globals = .allocate(capacity: count)
-        unsafe frames = .allocate(capacity: count)
+        unsafe globals = (memory + ContextLayout.globals).bindMemory(to: Bool.self, capacity: count)
+        unsafe frames = (memory + ContextLayout.frames).bindMemory(to: UInt32.self, capacity: count)
         local = FilledEntries()
         global = FilledEntries()
         // SAFETY: all three have `count` elements.
@@ -100,8 +100,6 @@ enum AccessSet: Int, CaseIterable {
 
     func deallocate() {
         unsafe munmap(context, Self.mappedSize)
-        unsafe globals.deallocate()
-        unsafe frames.deallocate()
         local.deallocate()
         global.deallocate()
     }

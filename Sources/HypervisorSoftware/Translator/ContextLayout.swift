@@ -135,9 +135,15 @@ enum ContextLayout {
     /// The soft TLB.
     static let translations = jumpHosts + jumpHostSize << jumpIndexBits
 
+    /// What the soft TLB knows of its entries besides, and where addresses led last (`BlockCache`). Translated code needs neither, but
+    /// what is looked up often lies in one large page with them.
+    static let frames = translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
+    static let globals = frames + TranslationBuffer.entryCount * MemoryLayout<UInt32>.stride
+    static let recentBlocks = globals + TranslationBuffer.entryCount
+
     /// Where direct jumps and calls to other pages led last, in entries of `farTargetSize` bytes: the page base then
     /// exclusive-or the far salt, and the code. Few are used.
-    static let farTargets = translations + TranslationBuffer.entryCount * MemoryLayout<TranslationBuffer.Entry>.stride
+    static let farTargets = recentBlocks + BlockCache.recentBytes
     static let farTargetSize = 16
     static let farTargetCount = 1 << 18
     static let farKey = 0
