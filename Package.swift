@@ -27,7 +27,7 @@ let package = Package(
         .systemLibrary(name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
         .target(name: "CAgentFiles"),
         .target(name: "AgentProtocol", dependencies: ["CAgentFiles"]),
-        .target(name: "Host"),
+        .target(name: "Host", dependencies: ["CHost"]),
         .target(name: "GuestMemory", dependencies: ["CHost"]),
         .target(name: "Snapshot"),
         .target(name: "Bus", dependencies: ["GuestMemory"]),
@@ -97,8 +97,8 @@ let package = Package(
         .testTarget(
             name: "BootTests",
             dependencies: [
-                "Boot", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus", "GuestMemory", "CZstd", "CLzma",
-                "CZlib", "CLz4",
+                "TestSupport", "Boot", "Host", "Devices", "HypervisorSoftware", "Hypervisor", "X86", "Bus",
+                "GuestMemory", "CZstd", "CLzma", "CZlib", "CLz4",
             ]),
         .testTarget(
             name: "BundleTests",
@@ -109,8 +109,8 @@ let package = Package(
         .testTarget(
             name: "MachineTests",
             dependencies: [
-                "CBareGuests", "TestSupport", "Machine", "Bundle", "Devices", "Hypervisor", "X86", "GuestMemory",
-                "Snapshot",
+                "CBareGuests", "TestSupport", "Machine", "Host", "Bundle", "Devices", "Hypervisor", "X86",
+                "GuestMemory", "Snapshot",
             ]),
         .testTarget(
             name: "smolvmmTests",

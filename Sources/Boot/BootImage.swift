@@ -3,6 +3,7 @@
 
 internal import CFirmware
 public import GuestMemory
+public import Host
 
 /// A range that the memory map reports as reserved.
 public struct ReservedRange: Equatable, Sendable {
@@ -17,11 +18,11 @@ public struct ReservedRange: Equatable, Sendable {
 
 /// What a machine boots. Parsing and unpacking wait until it is loaded: a restored machine may never reboot.
 public struct BootImage {
-    public let kernel: [UInt8]
-    public let initramfs: [UInt8]
+    public let kernel: FileBytes
+    public let initramfs: FileBytes
     public let commandLine: String
 
-    public init(kernel: [UInt8], initramfs: [UInt8], commandLine: String) {
+    public init(kernel: FileBytes, initramfs: FileBytes, commandLine: String) {
         self.kernel = kernel
         self.initramfs = initramfs
         self.commandLine = commandLine
@@ -33,12 +34,13 @@ public struct BootImage {
         into memory: GuestMemory, rsdp: GuestPhysicalAddress, reserved: [ReservedRange]
     ) throws(BootError) {
         let target = BootTarget(memory)
-        let image = try KernelImage(kernel, unpackingInto: target)
+        let image = try kernel.withSpan { (file) throws(BootError) in try KernelImage(file, unpackingInto: target) }
         try Self.loadROM(into: memory)
         try place(image, in: target)
-        let initramfsStart = try placeInitramfs(image, in: target)
+        let ramdisk = try initramfs.withSpan { (file) throws(BootError) in try place(initramfs: file, image, in: target)
+        }
         try target.writeZeroPage(
-            image, initramfs: initramfsStart, count: initramfs.count, rsdp: rsdp, reserved: reserved)
+            image, initramfs: ramdisk.lowerBound, count: ramdisk.count, rsdp: rsdp, reserved: reserved)
         let line = Array(commandLine.utf8)
         guard line.count <= image.commandLineLimit else {
             throw .commandLineTooLong(bytes: line.count, limit: image.commandLineLimit)
@@ -93,8 +95,10 @@ public struct BootImage {
     }
 
     /// As high as the kernel allows, page-aligned, above the kernel. Returns where.
-    private func placeInitramfs(_ image: KernelImage, in target: BootTarget) throws(BootError) -> UInt64 {
-        if initramfs.isEmpty { return 0 }
+    private func place(
+        initramfs: borrowing Span<UInt8>, _ image: KernelImage, in target: BootTarget
+    ) throws(BootError) -> Range<UInt64> {
+        if initramfs.isEmpty { return 0..<0 }
         let top = min(target.lowEnd, image.initramfsLimit &+ 1)
         let size = (UInt64(initramfs.count) + 4095) & ~4095
         // A kernel needs some room beyond its image to start.
@@ -104,6 +108,6 @@ public struct BootImage {
         }
         let start = (top - size) & ~4095
         try target.write(initramfs, at: start)
-        return start
+        return start..<start + UInt64(initramfs.count)
     }
 }

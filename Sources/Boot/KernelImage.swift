@@ -30,6 +30,8 @@ struct KernelImage {
 
     /// Most of an ELF file's beginning that is looked at before it is moved.
     private static let headers = 1 << 16
+    /// Where the setup header of a bzImage ends at most.
+    private static let setupEnd = 0x290
     /// Where the first segment is in a file that was linked for pages of 2 MiB.
     private static let firstOffset: UInt64 = 2 << 20
 
@@ -37,36 +39,38 @@ struct KernelImage {
     ///
     /// - Parameter target: where to unpack it if it is as Linux is, whose largest segments are in their places then.
     ///   Otherwise it is unpacked elsewhere.
-    init(_ file: [UInt8], unpackingInto target: BootTarget? = nil) throws(BootError) {
-        if file.count >= 4, Array(file[0..<4]) == [0x7f, 0x45, 0x4c, 0x46] {
-            try self.init(elf: file, setupHeader: [], commandLineLimit: 2047, initramfsLimit: 0x7fff_ffff)
+    init(_ file: borrowing Span<UInt8>, unpackingInto target: BootTarget? = nil) throws(BootError) {
+        let beginning = file.extracting(first: Self.setupEnd).array
+        if beginning.starts(with: [0x7f, 0x45, 0x4c, 0x46]) {
+            try self.init(elf: file.array, setupHeader: [], commandLineLimit: 2047, initramfsLimit: 0x7fff_ffff)
             return
         }
-        guard file.count > 0x268, Array(file[0x202..<0x206]) == Array("HdrS".utf8) else {
-            let first = file.prefix(4).map { String($0, radix: 16) }.joined(separator: " ")
+        guard file.count > 0x268, Array(beginning[0x202..<0x206]) == Array("HdrS".utf8) else {
+            let first = beginning.prefix(4).map { String($0, radix: 16) }.joined(separator: " ")
             throw .notAKernel(firstBytes: first.isEmpty ? "none" : first)
         }
-        let header = LittleEndian(file)
+        let header = LittleEndian(beginning)
         let version = UInt16(header[0x206, 2])
         guard version >= 0x20c else { throw .unsupportedProtocol(version: version) }
         guard header[0x236, 2] & 1 != 0 else { throw .not64Bit }
-        let setupSectors = file[0x1f1] == 0 ? 4 : UInt64(file[0x1f1])
+        let setupSectors = beginning[0x1f1] == 0 ? 4 : UInt64(beginning[0x1f1])
         let setupSize = (setupSectors + 1) * 512
         let payloadStart = setupSize + header[0x248, 4]
         let payloadSize = header[0x24c, 4]
         guard payloadStart + payloadSize <= UInt64(file.count) else {
             throw .truncated(what: "its payload", needed: payloadStart + payloadSize, available: UInt64(file.count))
         }
-        let headerEnd = min(0x202 + Int(file[0x201]), 0x290, file.count)
-        let setup = Array(file[0x1f1..<headerEnd])
-        let payload = try Payload(file[Int(payloadStart)..<Int(payloadStart + payloadSize)])
+        let headerEnd = min(0x202 + Int(beginning[0x201]), beginning.count)
+        let setup = Array(beginning[0x1f1..<headerEnd])
+        let packed = file.extracting(Int(payloadStart)..<Int(payloadStart + payloadSize))
+        let payload = try Payload(packed)
         let commandLineLimit = Int(header[0x238, 4])
         let initramfsLimit = min(header[0x22c, 4], 0x7fff_ffff)
         let start = header[0x258, 8] &- Self.firstOffset
         let elf: [UInt8]
         if let target, let room = unsafe target.room(at: start, size: payload.size) {
             let place = start..<start + UInt64(payload.size)
-            try unsafe payload.unpack(into: room)
+            try unsafe payload.unpack(packed, into: room)
             // SAFETY: the room has that many bytes.
             let beginning = unsafe Array(room.prefix(Self.headers))
             if let image = try? KernelImage(
@@ -79,7 +83,7 @@ struct KernelImage {
             elf = unsafe Array(room)
             try target.clear(place.lowerBound, to: place.upperBound)
         } else {
-            elf = try payload.unpack()
+            elf = try payload.unpack(packed)
         }
         try self.init(
             elf: elf, setupHeader: setup, commandLineLimit: commandLineLimit, initramfsLimit: initramfsLimit)
@@ -143,6 +147,11 @@ struct KernelImage {
             throw .invalidSegment(index: 0, reason: "no segment holds the entry 0x\(String(entry, radix: 16))")
         }
     }
+}
+
+extension Span<UInt8> {
+    /// A copy.
+    var array: [UInt8] { unsafe withUnsafeBufferPointer { unsafe Array($0) } }
 }
 
 /// Little-endian fields of a byte array; what lies outside reads as 0.

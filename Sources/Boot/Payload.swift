@@ -17,18 +17,16 @@ struct Payload {
     /// No kernel unpacks to more.
     private static let largest: UInt64 = 1 << 30
 
-    private let bytes: ArraySlice<UInt8>
     private let format: Format
     /// Bytes when unpacked.
     let size: Int
 
-    init(_ bytes: ArraySlice<UInt8>) throws(BootError) {
+    init(_ bytes: borrowing Span<UInt8>) throws(BootError) {
         guard bytes.count > 12 else {
             throw .truncated(what: "its payload", needed: 12, available: UInt64(bytes.count))
         }
-        self.bytes = bytes
-        let magic = LittleEndian(Array(bytes.prefix(4)))[0, 4]
-        let size = LittleEndian(Array(bytes.suffix(4)))[0, 4]
+        let magic = LittleEndian(bytes.extracting(first: 4).array)[0, 4]
+        let size = LittleEndian(bytes.extracting(last: 4).array)[0, 4]
         guard size <= Self.largest else {
             throw .decompressionFailed(format: "compressed", reason: "it claims to unpack to \(size) bytes")
         }
@@ -47,13 +45,15 @@ struct Payload {
     /// Bytes that the host is asked for at a time.
     private static let piece: UInt = 2 << 20
 
-    /// The unpacked image.
-    func unpack() throws(BootError) -> [UInt8] {
+    /// The unpacked image; `bytes` are those that it was made with.
+    func unpack(_ bytes: borrowing Span<UInt8>) throws(BootError) -> [UInt8] {
         var failure: String?
-        let output = unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
-            // SAFETY: the array's own bytes.
-            unsafe chost_prefer_large_pages(output.baseAddress, output.count)
-            failure = unsafe unpack(into: output, &count)
+        let output = unsafe bytes.withUnsafeBufferPointer { input in
+            unsafe [UInt8](unsafeUninitializedCapacity: size) { output, count in
+                // SAFETY: the array's own bytes.
+                unsafe chost_prefer_large_pages(output.baseAddress, output.count)
+                failure = unsafe unpack(input, into: output, &count)
+            }
         }
         if let failure { throw .decompressionFailed(format: format.rawValue, reason: failure) }
         return output
@@ -61,18 +61,20 @@ struct Payload {
 
     /// Unpacks the image into `output`, of `size` bytes. A second thread has the host provide their memory from the end
     /// on, which takes longer than to unpack most kernels.
-    func unpack(into output: UnsafeMutableBufferPointer<UInt8>) throws(BootError) {
+    func unpack(_ bytes: borrowing Span<UInt8>, into output: UnsafeMutableBufferPointer<UInt8>) throws(BootError) {
         var count = 0
         var failure: String?
         let start = UInt(bitPattern: output.baseAddress)
         let size = UInt(output.count)
-        withHelperThreads(1) {
-            for offset in stride(from: size / Self.piece * Self.piece, through: 0, by: -Int(Self.piece)) {
-                unsafe chost_provide_memory(
-                    UnsafeMutableRawPointer(bitPattern: start + offset), Int(min(Self.piece, size - offset)))
+        unsafe bytes.withUnsafeBufferPointer { input in
+            withHelperThreads(1) {
+                for offset in stride(from: size / Self.piece * Self.piece, through: 0, by: -Int(Self.piece)) {
+                    unsafe chost_provide_memory(
+                        UnsafeMutableRawPointer(bitPattern: start + offset), Int(min(Self.piece, size - offset)))
+                }
+            } body: {
+                failure = unsafe unpack(input, into: output, &count)
             }
-        } body: {
-            failure = unsafe unpack(into: output, &count)
         }
         if let failure {
             throw .decompressionFailed(format: format.rawValue, reason: failure)
@@ -80,17 +82,16 @@ struct Payload {
     }
 
     /// Returns why it cannot be unpacked, if so; `count` bytes have been written.
-    private func unpack(into output: UnsafeMutableBufferPointer<UInt8>, _ count: inout Int) -> String? {
-        let failure = unsafe bytes.withUnsafeBufferPointer { input in
-            switch format {
-            case .none:
-                (_, count) = unsafe output.update(from: input)
-                return nil as String?
-            case .gzip: return unsafe Self.gzip(input, output, &count)
-            case .xz, .lzma: return unsafe Self.lzma(input, output, &count)
-            case .zstd: return unsafe Self.zstd(input, output, &count)
-            case .lz4: return unsafe Self.lz4(input, output, &count)
-            }
+    private func unpack(_ input: Input, into output: Output, _ count: inout Int) -> String? {
+        let failure: String?
+        switch format {
+        case .none:
+            (_, count) = unsafe output.update(from: input)
+            failure = nil
+        case .gzip: failure = unsafe Self.gzip(input, output, &count)
+        case .xz, .lzma: failure = unsafe Self.lzma(input, output, &count)
+        case .zstd: failure = unsafe Self.zstd(input, output, &count)
+        case .lz4: failure = unsafe Self.lz4(input, output, &count)
         }
         return failure ?? (count == size ? nil : "\(count) bytes instead of \(size)")
     }

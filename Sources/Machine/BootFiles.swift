@@ -3,6 +3,7 @@
 
 internal import Bundle
 internal import DiskImage
+internal import Host
 internal import Synchronization
 
 /// Where a machine's kernel and initramfs are until somebody asks for them: not in memory.
@@ -27,19 +28,20 @@ final class KeptBytes: Sendable {
     private enum Place {
         case file(ScratchFile)
         /// Until they are written, and where there is no room for such a file.
-        case memory([UInt8])
+        case memory(FileBytes)
     }
 
     private let place: Mutex<Place>
 
-    init(_ bytes: [UInt8]) { place = Mutex(.memory(bytes)) }
+    init(_ bytes: FileBytes) { place = Mutex(.memory(bytes)) }
 
     /// Moves them to a file in `folder`. Returns at once: the file is written meanwhile, and who reads waits for that.
     func store(in folder: String) {
         try? HostThread.start { [self] in
             place.withLock { place in
-                guard case .memory(let bytes) = place, let file = try? ScratchFile(bytes, in: folder) else { return }
-                place = .file(file)
+                guard case .memory(let bytes) = place else { return }
+                // In memory, where they cannot be written: a lease of the file must not last.
+                place = (try? ScratchFile(bytes, in: folder)).map { .file($0) } ?? .memory(FileBytes(bytes.array))
             }
         }
     }
@@ -47,7 +49,7 @@ final class KeptBytes: Sendable {
     func read() throws(MachineError) -> [UInt8] {
         try place.withLock { place throws(MachineError) in
             switch place {
-            case .memory(let bytes): return bytes
+            case .memory(let bytes): return bytes.array
             case .file(let file):
                 do throws(DiskImageError) { return try file.read() } catch { throw .disk(error.description) }
             }

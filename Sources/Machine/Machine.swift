@@ -8,6 +8,7 @@ internal import CHost
 internal import Devices
 public import DiskImage
 internal import GuestMemory
+public import Host
 internal import Hypervisor
 internal import Snapshot
 internal import Virtio
@@ -129,7 +130,7 @@ public final class Machine {
     ///   - trigger: the text at which it is frozen and ends.
     ///   - backend: what runs the processors.
     public static func boot(
-        _ configuration: MachineConfiguration, kernel: [UInt8], initramfs: [UInt8], disks: [DiskImage] = [],
+        _ configuration: MachineConfiguration, kernel: FileBytes, initramfs: FileBytes, disks: [DiskImage] = [],
         scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         let backend = backend.chosen()
@@ -164,7 +165,7 @@ public final class Machine {
     }
 
     /// Puts firmware, kernel, initramfs and command line into memory.
-    private func loadBootImage(kernel: [UInt8], initramfs: [UInt8]) throws(MachineError) {
+    private func loadBootImage(kernel: FileBytes, initramfs: FileBytes) throws(MachineError) {
         do {
             let image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: configuration.commandLine)
             try image.load(
@@ -201,7 +202,7 @@ public final class Machine {
         do throws(DevicesError) { try platform.reset() } catch { throw .assembly(error.description) }
         events.reset()
         let files = try bootFiles.read()
-        try loadBootImage(kernel: files.kernel, initramfs: files.initramfs)
+        try loadBootImage(kernel: FileBytes(files.kernel), initramfs: FileBytes(files.initramfs))
         try resetProcessors()
         statistics.reboots += 1
     }

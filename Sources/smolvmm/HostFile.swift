@@ -12,7 +12,7 @@ import Host
 
 enum HostFile {
     /// The whole file at `path`, which is the user's `purpose`.
-    static func read(_ path: String, purpose: String, limit: Int) throws(CommandError) -> [UInt8] {
+    static func read(_ path: String, purpose: String, limit: Int) throws(CommandError) -> FileBytes {
         func refused(_ reason: String) -> CommandError { CommandError("cannot read the \(purpose) \(path): \(reason)") }
         let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw refused(errorText(errno)) }
@@ -24,6 +24,7 @@ enum HostFile {
         let size = Int(information.st_size)
         guard size > 0 else { throw refused("it is empty") }
         guard size <= limit else { throw refused("it has \(size) bytes, at most \(limit) are allowed") }
+        if let mapped = FileBytes(mapping: descriptor, size: size) { return mapped }
 
         var failure: Int32 = 0
         let bytes = unsafe [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
@@ -40,7 +41,7 @@ enum HostFile {
         }
         guard failure == 0 else { throw refused(errorText(failure)) }
         guard bytes.count == size else { throw refused("it became shorter while it was read") }
-        return bytes
+        return FileBytes(bytes)
     }
 
     private static func read(_ descriptor: Int32, _ buffer: UnsafeMutableBufferPointer<UInt8>, from start: Int) -> Int {

@@ -4,6 +4,7 @@
 import Bus
 import Devices
 import GuestMemory
+import Host
 import Hypervisor
 import HypervisorSoftware
 import Testing
@@ -22,7 +23,8 @@ struct BootImageTests {
         _ kernel: [UInt8] = ELFFixture().file.bytes, initramfs: [UInt8] = [], commandLine: String = "console=ttyS0",
         into memory: GuestMemory? = nil
     ) throws {
-        let image = BootImage(kernel: kernel, initramfs: initramfs, commandLine: commandLine)
+        let image = BootImage(
+            kernel: FileBytes(kernel), initramfs: FileBytes(initramfs), commandLine: commandLine)
         try image.load(into: memory ?? self.memory, rsdp: Self.rsdp, reserved: Self.reserved)
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small kernels, made field by field. Linux Documentation/arch/x86/boot.rst; System V ABI, chapter 5.
 
+@testable import Boot
+
 /// A file that is built field by field.
 struct Fields {
     var bytes: [UInt8]
@@ -94,5 +96,11 @@ struct BzImageFixture {
         file.put(UInt32(payload.count), at: 0x24c)
         file.put(preferredAddress, at: 0x258)
         file.bytes += [UInt8](repeating: 0xcc, count: 16) + payload
+    }
+}
+
+extension KernelImage {
+    init(_ file: [UInt8], unpackingInto target: BootTarget? = nil) throws(BootError) {
+        try self.init(file.span, unpackingInto: target)
     }
 }

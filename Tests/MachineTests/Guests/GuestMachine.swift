@@ -3,6 +3,7 @@
 
 import Bundle
 import CBareGuests
+import Host
 import Hypervisor
 import Synchronization
 import TestSupport
@@ -57,8 +58,8 @@ enum GuestMachine {
         let configuration = MachineConfiguration(
             name: "guest", memoryBytes: 32 << 20, cpus: processors, cpuModel: model, commandLine: errand.rawValue)
         let machine = try Machine.boot(
-            configuration, kernel: kernel, initramfs: [], scratchFolder: "/var/tmp", trigger: trigger,
-            backend: backend.options)
+            configuration, kernel: FileBytes(kernel), initramfs: FileBytes([]), scratchFolder: "/var/tmp",
+            trigger: trigger, backend: backend.options)
         return try run(machine, typing: input)
     }
 
