@@ -60,9 +60,9 @@ class Bench:
         self.running.append(process)
         return process
 
-    def boot(self, errand, *options, name=None, terminal=False):
+    def boot(self, errand, *options, name=None, terminal=False, kernel=None):
         return self.start(
-            "boot", self.kernel, self.initramfs, "--name", name or self.new_name(), "--memory", "256M",
+            "boot", kernel or self.kernel, self.initramfs, "--name", name or self.new_name(), "--memory", "256M",
             "--accel", "software", "--cmdline", f"console=ttyS0 smolvmm.run={errand}", *options, terminal=terminal)
 
     def restore(self, bundle, *options, name=None, terminal=False):
@@ -184,10 +184,16 @@ def powers_off(bench):
 
 
 def reboots(bench):
-    """a guest that reboots comes up again, as a new machine"""
-    with bench.boot("test") as machine:
+    """a guest that reboots comes up again, as a new machine, whatever became of its kernel's file"""
+    kernel = bench.file("kernel-for-a-time")
+    shutil.copy(bench.kernel, kernel)
+    with bench.boot("test", kernel=kernel) as machine:
         machine.expect(INIT, BOOT_SECONDS)
         first = machine.tick()
+        try:
+            os.close(os.open(kernel, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK))
+        except BlockingIOError:
+            raise Failure("the kernel's file cannot be written while the machine runs") from None
         machine.send("reboot")
         machine.expect(rb"^smolvmm-guest: rebooting", 30)
         machine.expect(INIT, BOOT_SECONDS)

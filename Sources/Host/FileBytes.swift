@@ -45,6 +45,7 @@ internal import CHost
         close(descriptor)
     }
 
+    /// Lends the bytes, as many as the file had, to `body`.
     public func withSpan<Result, Failure: Error>(
         _ body: (borrowing Span<UInt8>) throws(Failure) -> Result
     ) throws(Failure) -> Result {
@@ -63,6 +64,7 @@ internal import CHost
         }
     }
 
+    /// Whether they are in the file, and who would change it waits.
     public var isMapped: Bool {
         if case .mapped = place { return true }
         return false

@@ -37,12 +37,14 @@ final class KeptBytes: Sendable {
 
     /// Moves them to a file in `folder`. Returns at once: the file is written meanwhile, and who reads waits for that.
     func store(in folder: String) {
-        try? HostThread.start { [self] in
-            place.withLock { place in
-                guard case .memory(let bytes) = place else { return }
-                // In memory, where they cannot be written: a lease of the file must not last.
-                place = (try? ScratchFile(bytes, in: folder)).map { .file($0) } ?? .memory(FileBytes(bytes.array))
-            }
+        do { try HostThread.start { [self] in move(to: folder) } } catch { move(to: folder) }
+    }
+
+    private func move(to folder: String) {
+        place.withLock { place in
+            guard case .memory(let bytes) = place else { return }
+            // In memory, where they cannot be written: a lease of the file must not last.
+            place = (try? ScratchFile(bytes, in: folder)).map { .file($0) } ?? .memory(FileBytes(bytes.array))
         }
     }
 

@@ -125,18 +125,20 @@ public final class Machine {
 
     /// A machine that will boot `kernel`.
     /// - Parameters:
+    ///   - kernel, initramfs: given up, so that whoever wants to change the files need not wait for the machine's end.
     ///   - disks: one for each of the configuration's, open; the machine closes them.
     ///   - scratchFolder: for large files that end with the machine.
     ///   - trigger: the text at which it is frozen and ends.
     ///   - backend: what runs the processors.
     public static func boot(
-        _ configuration: MachineConfiguration, kernel: FileBytes, initramfs: FileBytes, disks: [DiskImage] = [],
+        _ configuration: MachineConfiguration, kernel: consuming FileBytes, initramfs: consuming FileBytes,
+        disks: [DiskImage] = [],
         scratchFolder: String, trigger: FreezeTrigger? = nil, backend: BackendOptions = .init()
     ) throws(MachineError) -> Machine {
         let backend = backend.chosen()
         var configuration = configuration
         configuration.cpuModel = try CPUModelName.resolved(configuration.cpuModel, for: backend)
-        let (keptKernel, keptInitramfs) = (KeptBytes(kernel), KeptBytes(initramfs))
+        let (keptKernel, keptInitramfs) = (KeptBytes(copy kernel), KeptBytes(copy initramfs))
         let machine = try Machine(
             configuration, bootFiles: .kept(kernel: keptKernel, initramfs: keptInitramfs), disks: disks,
             scratchFolder: scratchFolder, trigger: trigger, backend: backend)

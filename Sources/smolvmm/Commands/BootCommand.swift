@@ -202,7 +202,7 @@ struct BootCommand: ParsableCommand {
                 nil
             }
         let machine = try Machine.boot(
-            configuration, kernel: kernelBytes, initramfs: initramfsBytes, disks: images,
+            configuration, kernel: consume kernelBytes, initramfs: consume initramfsBytes, disks: images,
             scratchFolder: HostFile.scratchFolder, trigger: trigger, backend: acceleration.chosen)
         let attachment = Attachment(
             name: name, server: server, source: try HostFile.absolute(kernel), showsStatistics: stats,
