@@ -45,10 +45,8 @@ struct CrossingAccesses {
         _ code: inout Assembler, _ set: AccessSet, _ size: Int32, _ use: BlockTranslator.MemoryUse
     ) {
         let (rax, rcx) = (HostRegister.rax, HostRegister.rcx)
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
-        /// A field of the entry whose offset is in the first register.
-        func entry(_ field: Int) -> HostMemory { .context(TranslationBuffer.offset(set) + field, index: .first) }
-        let tag = HostOperand.memory(entry(use.tagOffset))
+        let second = HostRegister.second.rawValue
+        let tag = HostOperand.memory(.entry(set, use.tagOffset))
         /// For a read, the 16 bytes at `offset` from RAX, a page, go to `place` of the context.
         func copy(_ code: inout Assembler, from offset: Int32, to place: Int) {
             for half in 0..<2 {
@@ -69,7 +67,7 @@ struct CrossingAccesses {
         code.instruction(wide: true, 0x33, reg: rax.rawValue, rm: tag)
         code.arithmetic(7, wide: true, .register(rax), 4095)
         failures.append(code.jump(if: HostCondition.above))
-        code.load(rax, entry(TranslationBuffer.Entry.hostOffset))
+        code.load(rax, .entry(set, TranslationBuffer.Entry.hostOffset))
         if use == .read {
             copy(&code, from: 4080, to: ContextLayout.crossing)
         } else {
@@ -79,13 +77,10 @@ struct CrossingAccesses {
         // The next one.
         code.instruction(wide: true, 0x2b, reg: second, rm: .register(rcx))  // SUB
         code.address(.second, HostMemory(.second, 4096))
-        code.instruction(wide: false, 0x8b, reg: first, rm: .register(.second))
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .register(.first))  // SHR
-        code.byte(TranslationBuffer.indexShift)
-        code.arithmetic(4, wide: false, .register(.first), TranslationBuffer.indexMask(set))
+        code.findEntry(set)
         code.instruction(wide: true, 0x3b, reg: second, rm: tag)
         failures.append(code.jump(if: HostCondition.notEqual))
-        code.load(rax, entry(TranslationBuffer.Entry.hostOffset))
+        code.load(rax, .entry(set, TranslationBuffer.Entry.hostOffset))
         if use == .read {
             copy(&code, from: 0, to: ContextLayout.crossing + 16)
         } else {

@@ -23,34 +23,29 @@ struct StackAccesses {
     }
 
     private static func find(_ code: inout Assembler, _ set: AccessSet, _ use: BlockTranslator.MemoryUse) -> Int {
-        let (rax, first, second) = (HostRegister.rax, HostRegister.first.rawValue, HostRegister.second.rawValue)
-        /// A field of the entry whose offset is in the first register.
-        func entry(_ field: Int) -> HostMemory { .context(TranslationBuffer.offset(set) + field, index: .first) }
+        let (rax, second) = (HostRegister.rax, HostRegister.second.rawValue)
         let page = ContextLayout.stackPage(set)
         code.align()
         let start = code.position
         code.push(rax)
         code.instruction(wide: true, 0x33, reg: second, rm: .context(page))
         code.move(rax, .second)
-        code.instruction(wide: false, 0x8b, reg: first, rm: .register(.second))
-        code.instruction(wide: false, 0xc1, reg: 5, rm: .register(.first))  // SHR
-        code.byte(TranslationBuffer.indexShift)
-        code.arithmetic(4, wide: false, .register(.first), TranslationBuffer.indexMask(set))
+        code.findEntry(set)
         // A page that may be written may be read.
         code.instruction(
-            wide: true, 0x33, reg: second, rm: .memory(entry(TranslationBuffer.Entry.writeTagOffset)))
+            wide: true, 0x33, reg: second, rm: .memory(.entry(set, TranslationBuffer.Entry.writeTagOffset)))
         code.arithmetic(7, wide: true, .register(.second), 4095)
         let refused = code.jump(if: HostCondition.above)
         code.arithmetic(4, wide: true, .register(rax), -4096)
         code.store(rax, .context(page))
-        code.load(rax, entry(TranslationBuffer.Entry.hostOffset))
+        code.load(rax, .entry(set, TranslationBuffer.Entry.hostOffset))
         code.store(rax, .context(page + ContextLayout.stackHost))
         let found = code.jump()
         code.land(refused)
         if use == .read {
             code.move(.second, rax)
             code.instruction(
-                wide: true, 0x33, reg: second, rm: .memory(entry(TranslationBuffer.Entry.readTagOffset)))
+                wide: true, 0x33, reg: second, rm: .memory(.entry(set, TranslationBuffer.Entry.readTagOffset)))
         }
         code.land(found)
         code.pop(rax)
@@ -61,13 +56,14 @@ struct StackAccesses {
 
 extension BlockTranslator {
     /// Makes `size` bytes at the linear address in the second register reachable there, as `lookUpPage` does, but looks in the page
-    /// that was found last. Returns the place of a jump for when they are elsewhere. Changes no other register.
-    mutating func lookUpStack(size: Int32, aligned: Bool) -> Int {
+    /// that was found last. Returns the place of a jump for when they are elsewhere, and how they are found there. Changes no
+    /// other register.
+    mutating func lookUpStack(size: Int32, _ use: MemoryUse, aligned: Bool) -> (missed: Int, search: Search) {
         let (page, second) = (ContextLayout.stackPage(set), HostRegister.second.rawValue)
         code.instruction(wide: true, 0x33, reg: second, rm: .context(page))
         let missed = checkOffset(size: size, aligned: aligned)
         code.instruction(wide: true, 0x03, reg: second, rm: .context(page + ContextLayout.stackHost))
-        return missed
+        return (missed, .stack(use, size: size, aligned: aligned, resume: here))
     }
 
     /// What `lookUpStack` does where the access is in another page. Returns the place of a jump for when the soft TLB does not

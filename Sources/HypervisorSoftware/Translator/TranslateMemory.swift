@@ -92,13 +92,12 @@ extension BlockTranslator {
         if case .kept(let kept) = operandWay {
             lookUpKept(kept, size: size)
         } else {
-            let isStack = GuestAddress(i).isStack && segmentPlace(i) == nil
-            let missed =
-                isStack
-                ? lookUpStack(size: size, aligned: aligned) : lookUpPage(size: size, use, aligned: aligned)
             // What else may help changes the first register.
             held = nil
-            let search = isStack ? Search.stack(use, size: size, aligned: aligned, resume: here) : nil
+            let (missed, search): (Int, Search?) =
+                GuestAddress(i).isStack && segmentPlace(i) == nil
+                ? lookUpStack(size: size, use, aligned: aligned)
+                : (lookUpPage(size: size, use, aligned: aligned), nil)
             let isWrite = use == .write
             if !aligned, !isWrite || isPlain && i.onlyWrites {
                 crossingAside(missed, size: size, isWrite: isWrite, search)
@@ -116,8 +115,8 @@ extension BlockTranslator {
         giveUpHostFlags()
         makeAddress(register, distance, .second)
         if register == RegisterIndex.rsp {
-            let missed = lookUpStack(size: 8, aligned: false)
-            interpretAside(missed, .stack(use, size: 8, aligned: false, resume: here))
+            let (missed, search) = lookUpStack(size: 8, use, aligned: false)
+            interpretAside(missed, search)
         } else {
             interpretAside(lookUpPage(size: 8, use, aligned: false))
         }
@@ -138,8 +137,7 @@ extension BlockTranslator {
                 lowest.displacement += member.lowest
                 makeOffset(lowest, .second)
                 if address.isStack {
-                    let missed = lookUpStack(size: member.span, aligned: false)
-                    let search = Search.stack(member.use, size: member.span, aligned: false, resume: here)
+                    let (missed, search) = lookUpStack(size: member.span, member.use, aligned: false)
                     aside(missed, .find(search, otherwise: .tail(count: count - 1)))
                 } else {
                     let missed = lookUpPage(size: member.span, member.use, aligned: false)
@@ -199,17 +197,14 @@ extension BlockTranslator {
     /// The linear address in the second register becomes its offset in the page, and the first register leads to the page's
     /// entry. Returns the place of a jump for when `size` bytes there cannot be reached.
     mutating func checkPage(size: Int32, _ use: MemoryUse, aligned: Bool) -> Int {
-        let (first, second) = (HostRegister.first.rawValue, HostRegister.second.rawValue)
         if routines.hasRotate {
             code.rotate(.first, .second, right: TranslationBuffer.indexShift)
         } else {
-            code.instruction(wide: false, 0x8b, reg: first, rm: .number(second))
-            code.instruction(wide: false, 0xc1, reg: 5, rm: .number(first))  // SHR
-            code.byte(TranslationBuffer.indexShift)
+            code.shiftToEntry()
         }
-        code.arithmetic(4, wide: false, .number(first), TranslationBuffer.indexMask(set))
+        code.arithmetic(4, wide: false, .register(.first), TranslationBuffer.indexMask(set))
         // The offset in the page, if it is the right one.
-        code.instruction(wide: true, 0x33, reg: second, rm: .memory(tlbEntry(use.tagOffset)))
+        code.instruction(wide: true, 0x33, reg: HostRegister.second.rawValue, rm: .memory(tlbEntry(use.tagOffset)))
         return checkOffset(size: size, aligned: aligned)
     }
 
@@ -226,7 +221,26 @@ extension BlockTranslator {
     }
 
     /// A field of the entry that `checkPage` found.
-    func tlbEntry(_ field: Int) -> HostMemory {
+    func tlbEntry(_ field: Int) -> HostMemory { .entry(set, field) }
+}
+
+extension Assembler {
+    /// The first register becomes the offset of the entry of the soft TLB for the address in the second one.
+    mutating func findEntry(_ set: AccessSet) {
+        shiftToEntry()
+        arithmetic(4, wide: false, .register(.first), TranslationBuffer.indexMask(set))
+    }
+
+    fileprivate mutating func shiftToEntry() {
+        instruction(wide: false, 0x8b, reg: HostRegister.first.rawValue, rm: .register(.second))
+        instruction(wide: false, 0xc1, reg: 5, rm: .register(.first))  // SHR
+        byte(TranslationBuffer.indexShift)
+    }
+}
+
+extension HostMemory {
+    /// A field of the entry of the soft TLB whose offset is in the first register.
+    static func entry(_ set: AccessSet, _ field: Int) -> HostMemory {
         .context(TranslationBuffer.offset(set) + field, index: .first)
     }
 }
