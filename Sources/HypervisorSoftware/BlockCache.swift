@@ -150,6 +150,14 @@ struct BlockHeader {
     @inline(__always)
     func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> { unsafe slots.instruction(slot) }
 
+    /// Whether the block in `slot` ends with a call of itself.
+    func callsItself(_ slot: UInt32) -> Bool {
+        let header = unsafe header(slot)
+        // SAFETY: the last one of a block's instructions.
+        let last = unsafe index.slots.instruction(slot + UInt32(header.pointee.count))
+        return unsafe last.pointee.handler == .call && last.pointee.immediate == UInt64(header.pointee.pageOffset)
+    }
+
     /// Header slot `slot`, which must be below the arena's capacity.
     @inline(__always)
     func header(_ slot: UInt32) -> UnsafeMutablePointer<BlockHeader> { unsafe slots.header(slot) }

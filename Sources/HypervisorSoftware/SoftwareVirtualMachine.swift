@@ -85,6 +85,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
             ("blocks translated", translator.translations), ("blocks joined to others", translator.joins),
+            ("calls whose functions are in the caller's code", translator.inlinedCalls),
             ("loops with a copy that runs through pages", translator.walkingLoops),
             ("jumps linked", translator.links),
             ("blocks translated again because memory was in two pages", translator.tails),

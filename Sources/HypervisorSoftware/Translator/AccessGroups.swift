@@ -94,6 +94,17 @@ struct AccessGroups {
     struct Reference {
         fileprivate var group: Int32
         fileprivate var low: Int32
+
+        /// Whether `size` bytes there are certainly none of the 8 at `other`.
+        func isApart(from other: Reference, size: Int32) -> Bool {
+            group == other.group && (low + size <= other.low || other.low + 8 <= low)
+        }
+
+        /// Whether the group gets a place in the context, whatever groups are found later.
+        var isPlaced: Bool { group < ContextLayout.groupCount }
+
+        /// Whether both are at the same place.
+        func isSame(as other: Reference) -> Bool { group == other.group && low == other.low }
     }
 
     /// The groups whose first access lies on the way to some place.
@@ -111,7 +122,7 @@ struct AccessGroups {
         _ access: PlainAccess, _ values: inout RegisterValues, at position: Position, canLead: Bool,
         _ reachable: inout Reachable
     ) -> Reference? {
-        guard !access.isAligned, let value = values.knownValue(access.address) else { return nil }
+        guard !access.isAligned, let value = values.knownValue(access.address), !value.hasHalves else { return nil }
         let low = value.offset
         let high = low + Int64(access.size)
         let writes = access.use == .write

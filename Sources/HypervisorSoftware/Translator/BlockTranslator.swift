@@ -38,6 +38,8 @@ struct BlockTranslator: ~Copyable {
         case leaveForTemporary(taken: Int32)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
+        /// A return from an inlined call leads elsewhere than this came from; the first register has the distance.
+        case leaveInlined(_ call: InlinedCall, taken: Int32, count: Int32)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32)
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
@@ -67,6 +69,7 @@ struct BlockTranslator: ~Copyable {
         var place: Int
         var run: UInt32
         var slot: UInt32
+        var call: InlinedCall?
         var state: BlockState
         var values: RegisterValues?
         var aside: Aside
@@ -98,6 +101,8 @@ struct BlockTranslator: ~Copyable {
     private var unit = TranslationUnit()
     /// Not nil while the third copy of a loop is written.
     var streams: AccessStreams? { unit.streams }
+    /// Calls whose functions are in the code.
+    var inlinedCalls: UInt64 = 0
     /// Whether the code has a copy for accesses that run through pages.
     var hasStreams = false
     /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
@@ -114,6 +119,8 @@ struct BlockTranslator: ~Copyable {
     var slot: UInt32 = 0
     /// The first slot of the run of instructions that it belongs to.
     private(set) var run: UInt32 = 0
+    /// The call that the code is inlined for, which the host knows nothing of; nil where it is not.
+    var call: InlinedCall?
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
     /// A jump of this instruction that leads to `.interpret`.
@@ -236,7 +243,10 @@ struct BlockTranslator: ~Copyable {
     private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
         while let (next, count) = join {
             join = nil
-            shape?.begin(unit.runs[next].firstSlot, from: (run, slot))
+            if unit.runs[next].call == nil {
+                let origin = call.map { (run: $0.run, slot: $0.slot) } ?? (run, slot)
+                shape?.begin(unit.runs[next].firstSlot, from: origin)
+            }
             translateStraight(next, after: count, instruction)
         }
     }
@@ -247,6 +257,7 @@ struct BlockTranslator: ~Copyable {
     ) {
         code.forgetAll()
         run = unit.runs[number].firstSlot
+        call = unit.runs[number].call
         let total = unit.runs[number].steps.count
         var open = true
         for position in 0..<total where open {
@@ -260,11 +271,12 @@ struct BlockTranslator: ~Copyable {
             stackWay = unit.stack(number, position)
             movesStackNext = unit.onlyMovesStack(number, position + 1, instruction(slot + 1))
             let source = flags.replay?.registers ?? 0
-            let changesSource = source != 0 && RegisterUse.written(i, plan) & source != 0
+            let written = step.loadsKnown ? RegisterUse.writtenBesideLoad(i) : RegisterUse.written(i, plan)
+            let changesSource = written & source != 0
             let use = plan.flagUse(i)
             losesFlags =
                 changesSource && !step.live.subtracting(use.replaces).isEmpty && !steps(i, plan)
-            if losesFlags, !plan.canStop(i) { keepFlags() }
+            if losesFlags, step.loadsKnown || !plan.canStop(i) { keepFlags() }
             if plan == .system || plan == .systemHelper {
                 values = nil
                 state.knowsNextPage = false
@@ -273,6 +285,7 @@ struct BlockTranslator: ~Copyable {
             }
             switch plan {
             case .nothing: break
+            case .integer where step.loadsKnown: skipLoad(i)
             case .integer: translateInteger(i, step.live)
             case .vector: translateVector(i)
             case .x87: translateX87(i)
@@ -292,6 +305,9 @@ struct BlockTranslator: ~Copyable {
                 saveFlags()
                 let place = code.jump()
                 leaveAside(place, charging: true)
+                open = false
+            case .flow where step.loadsKnown:
+                goOnBehindCall(i)
                 open = false
             case .flow: open = translateFlow(i, after: position > 0 ? instruction(slot - 1) : nil)
             }
@@ -426,7 +442,8 @@ struct BlockTranslator: ~Copyable {
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
-        asides.append(Branch(place: place, run: run, slot: slot, state: state, values: values, aside: aside))
+        asides.append(
+            Branch(place: place, run: run, slot: slot, call: call, state: state, values: values, aside: aside))
     }
 
     /// What lies beside the straight path begins here.
@@ -434,6 +451,7 @@ struct BlockTranslator: ~Copyable {
         code.land(branch.place)
         run = branch.run
         slot = branch.slot
+        call = branch.call
         state = branch.state
         values = branch.values
         code.forgetAll()
@@ -465,9 +483,12 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
+        if case .leaveInlined(let call, let taken, let count) = aside {
+            return leaveInlined(call, taken: taken, count: count)
+        }
         showState()
         switch aside {
-        case .read, .write, .find: break
+        case .read, .write, .find, .leaveInlined: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
@@ -498,6 +519,7 @@ struct BlockTranslator: ~Copyable {
         case .returnElsewhere(let taken): returnElsewhere(taken: taken)
         case .branch: break
         case .tail(let count):
+            beginCall()
             if count > 0 || streams != nil { charge(count) }
             // Leads to what follows until there is such code.
             let site = code.jump()
@@ -545,19 +567,24 @@ struct BlockTranslator: ~Copyable {
     /// The block ends, and control goes to `target`, an offset from the page base.
     mutating func edge(_ target: UInt64, count: Int32) {
         if leadsBack(target) { return repeatBlock(count: count) }
-        if let next = unit.run(behind: TranslationUnit.Edge(run: run, slot: slot, target: target)),
+        if !join(target, count: count) { endBlock(target, count: count) }
+    }
+
+    /// Goes on with the block at `target`, if that is joined to the present one there. Returns whether it is.
+    mutating func join(_ target: UInt64, count: Int32) -> Bool {
+        let edge = TranslationUnit.Edge(run: run, slot: slot, target: target, call: call)
+        guard let next = unit.run(behind: edge),
             !unit.runs[next].needsNextPage || enterNextPage(for: target, count: count)
-        {
-            let header = unit.runs[next].firstSlot - 1
-            if !joined.contains(header) { joined.append(header) }
-            join = (next, count)
-            return
-        }
-        endBlock(target, count: count)
+        else { return false }
+        let header = unit.runs[next].firstSlot - 1
+        if header != unit.runs[0].firstSlot - 1, !joined.contains(header) { joined.append(header) }
+        join = (next, count)
+        return true
     }
 
     /// The same where the next block shall have its own code.
     mutating func endBlock(_ target: UInt64, count: Int32) {
+        beginCall()
         chargeOrLeave(for: target, count: count)
         goOn(target)
     }

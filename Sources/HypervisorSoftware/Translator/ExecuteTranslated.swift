@@ -157,9 +157,13 @@ extension Core {
 
         @inline(never)
         private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
-            blocks.reserve(for: translator)
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
+            // A function that calls itself runs for some time before it first returns, and shall be translated with how it does.
+            if blocks.callsItself(slot), unsafe header.pointee.heat < min(85, configuration.translationHeat) * 3 {
+                return nil
+            }
+            blocks.reserve(for: translator)
             let entry = translator.translate(
                 slot, heat: max(1, configuration.translationHeat / 4 * 3),
                 nextPage: translations.fetchable(rip &+ 4096, accessSet), blocks)

@@ -23,6 +23,9 @@ enum RegisterUse {
         }
     }
 
+    /// What a load, POP or return may change besides what it loads.
+    static func writtenBesideLoad(_ i: DecodedInstruction) -> UInt16 { i.isMemory ? 0 : bit(RegisterIndex.rsp) }
+
     private static func integer(_ i: DecodedInstruction) -> UInt16 {
         let modified = i.isMemory ? 0 : bit(i.rm)
         switch Operation(rawValue: i.operation) {

@@ -37,6 +37,14 @@ struct LinearValue {
         return true
     }
 
+    /// Whether it has the lower half of a register, so that it is right only as long as no sum leaves the 32 bits.
+    var hasHalves: Bool {
+        (0..<count).contains { places[$0].origin >= RegisterValues.halves && places[$0].origin < RegisterValues.count }
+    }
+
+    /// Whether both are the same.
+    func isSame(as other: LinearValue) -> Bool { hasTerms(of: other) && offset == other.offset }
+
     func moved(by distance: Int64) -> LinearValue? {
         guard distance.magnitude < 1 << 30, (offset + distance).magnitude < 1 << 30 else { return nil }
         var value = self
@@ -102,8 +110,11 @@ struct RegisterValues {
 
     private var known: [Register]
     private var origins = UInt16(count)
+    private let knowsHalves: Bool
 
-    init() {
+    /// - Parameter knowsHalves: whether somebody makes sure that sums of lower halves do not leave the 32 bits.
+    init(knowsHalves: Bool) {
+        self.knowsHalves = knowsHalves
         known = (0..<Self.registers).map { number in
             let isNone = number == UInt16(RegisterIndex.zero)
             return Register(value: isNone ? LinearValue() : LinearValue(origin: number))
@@ -111,6 +122,11 @@ struct RegisterValues {
     }
 
     func value(of register: UInt8) -> LinearValue { known[Int(register)].value }
+
+    /// The linear address at an offset from the page base; nil if it is no such sum.
+    func address(_ pageOffset: UInt64) -> LinearValue? {
+        value(of: RegisterIndex.pageBase).moved(by: Int64(truncatingIfNeeded: pageOffset))
+    }
 
     /// The linear address of `address`; nil if it is no such sum.
     func value(_ address: GuestAddress) -> LinearValue? {
@@ -127,6 +143,9 @@ struct RegisterValues {
         }
         return value(address)
     }
+
+    /// A register becomes `value`.
+    mutating func become(_ register: UInt8, _ value: LinearValue) { known[Int(register)] = Register(value: value) }
 
     private mutating func newValue() -> LinearValue {
         defer { origins &+= 1 }
@@ -174,15 +193,22 @@ struct RegisterValues {
 
     /// The register that becomes such a sum.
     private func result(_ i: DecodedInstruction, _ plan: TranslationPlan) -> (register: UInt8, value: LinearValue)? {
-        guard plan == .integer, i.operandSize == 8 else { return nil }
         func moved(_ from: UInt8, _ distance: Int64, to register: UInt8) -> (register: UInt8, value: LinearValue)? {
             known[Int(from)].value.moved(by: distance).map { (register, $0) }
         }
+        if plan == .flow {
+            switch i.handler {
+            case .call: return moved(RegisterIndex.rsp, -8, to: RegisterIndex.rsp)
+            case .ret: return moved(RegisterIndex.rsp, 8 + Int64(i.immediate), to: RegisterIndex.rsp)
+            default: return nil
+            }
+        }
+        guard plan == .integer, i.operandSize == 8 else { return nil }
         func sum(_ from: UInt8, to register: UInt8, times factor: Int16) -> (register: UInt8, value: LinearValue)? {
             known[Int(register)].value.adding(known[Int(from)].value, times: factor).map { (register, $0) }
         }
         func extended(_ from: UInt8, to register: UInt8) -> (register: UInt8, value: LinearValue)? {
-            guard let half = half(from), half.offset.magnitude <= Self.longestDistance else { return nil }
+            guard knowsHalves, let half = half(from), half.offset.magnitude <= Self.longestDistance else { return nil }
             let value = LinearValue(origin: Self.halves + UInt16(half.register))
             return value.moved(by: half.offset).map { (register, $0) }
         }

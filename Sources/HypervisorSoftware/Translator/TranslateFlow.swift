@@ -35,8 +35,18 @@ extension BlockTranslator {
     }
 
     private mutating func call(_ i: DecodedInstruction) {
+        guard i.expectsReturn else {
+            pushReturn(i, charging: true)
+            return edge(i.immediate, count: count)
+        }
+        let mayInline = call == nil
+        beginCall()
         pushReturn(i, charging: true)
-        guard i.expectsReturn else { return edge(i.immediate, count: count) }
+        if mayInline, join(i.immediate, count: count) {
+            inlinedCalls += 1
+            values = nil
+            return
+        }
         code.push(.first)
         chargeOrLeave(for: i.immediate, count: count)
         if i.immediate < 4096 {
@@ -45,7 +55,7 @@ extension BlockTranslator {
         } else {
             goFar(i.immediate, isCall: true)
         }
-        returnPoint(i)
+        returnPoint(to: i.nextPageOffset)
     }
 
     /// The address behind `i` goes on the guest's stack; it is in the first register then.
@@ -58,10 +68,9 @@ extension BlockTranslator {
         code.address(stackPointer, HostMemory(stackPointer, -8))
     }
 
-    /// Where the host comes back to from the call `i`. Code may have changed meanwhile, but no translation of an address:
+    /// Where the host comes back to from a call, to go on at `target`, an offset from the page base. Code may have changed meanwhile, but no translation of an address:
     /// that leaves translated code. Memory may be accessed in another way than this block's, after STAC or CLAC.
-    private mutating func returnPoint(_ i: DecodedInstruction) {
-        let target = i.nextPageOffset
+    private mutating func returnPoint(to target: UInt64) {
         code.pop(.first)
         code.address(.first, HostMemory(.first, -Int32(target)))
         code.store(.first, .context(ContextLayout.pageBase))
@@ -74,6 +83,22 @@ extension BlockTranslator {
         goOn(target)
     }
 
+    /// Makes the inlined call one of the host, before the code goes where nobody knows that it is inlined.
+    mutating func beginCall() {
+        guard let call else { return }
+        self.call = nil
+        let before = state
+        code.load(.first, .context(ContextLayout.pageBase))
+        code.address(.first, HostMemory(.first, Int32(call.returnTarget)))
+        code.push(.first)
+        let begun = code.call()
+        state = BlockState()
+        returnPoint(to: call.returnTarget)
+        code.land(begun)
+        code.forgetAll()
+        state = before
+    }
+
     /// Charges the block; when the time slice is over the interpreter does the rest.
     mutating func chargeOrLeave() {
         showState()
@@ -84,6 +109,8 @@ extension BlockTranslator {
 
     /// - Parameter isJump: the return address was just put where it is, so it is not one of a call.
     private mutating func returnFrom(_ i: DecodedInstruction, isJump: Bool) {
+        if isJump { beginCall() }
+        if let call { return returnInlined(call, i) }
         chargeOrLeave()
         let top = accessStack(RegisterIndex.rsp, 0, .read)
         leaveInstead(charging: false)
@@ -100,6 +127,42 @@ extension BlockTranslator {
         aside(code.jump(if: HostCondition.notEqual), .returnElsewhere(taken: taken))
         code.address(stackPointer, HostMemory(stackPointer, taken))
         code.byte(0xc3)  // RET
+    }
+
+    /// The return `i` of the inlined `call`.
+    private mutating func returnInlined(_ call: InlinedCall, _ i: DecodedInstruction) {
+        let taken = Int32(8 + i.immediate)
+        if losesFlags { saveFlags() }
+        giveUpHostFlags()
+        let top = accessStack(RegisterIndex.rsp, 0, .read)
+        leaveInstead(charging: true)
+        code.load(.first, top)
+        code.address(.first, HostMemory(.first, -Int32(call.returnTarget)))
+        code.instruction(
+            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
+        aside(code.jump(if: HostCondition.notEqual), .leaveInlined(call, taken: taken, count: count))
+        goOnBehindCall(i)
+    }
+
+    /// The return `i` of the inlined call, which leads back.
+    mutating func goOnBehindCall(_ i: DecodedInstruction) {
+        code.address(stackPointer, HostMemory(stackPointer, Int32(8 + i.immediate)))
+        guard let call, !join(call.returnTarget, count: count) else { return }
+        // The call is over: nothing for the host to know.
+        self.call = nil
+        endBlock(call.returnTarget, count: count)
+    }
+
+    /// The distance of the return address from that of the inlined `call` is in the first register.
+    mutating func leaveInlined(_ call: InlinedCall, taken: Int32, count: Int32) {
+        code.address(.first, HostMemory(.first, Int32(call.returnTarget)))
+        code.store(.first, .context(ContextLayout.temporary))
+        showState()
+        charge(count)
+        code.load(.first, .context(ContextLayout.temporary))
+        lookUp(missing: .leaveForTemporary(taken: taken))
+        code.address(stackPointer, HostMemory(stackPointer, taken))
+        followEntry(isCall: false)
     }
 
     /// The return address in the first register is not that of the last call.
@@ -121,6 +184,7 @@ extension BlockTranslator {
     }
 
     private mutating func jumpIndirect(_ i: DecodedInstruction) {
+        beginCall()
         chargeOrLeave()
         loadTarget(i)
         lookUp(missing: .leave(count: 0))
@@ -128,6 +192,7 @@ extension BlockTranslator {
     }
 
     private mutating func callIndirect(_ i: DecodedInstruction) {
+        beginCall()
         chargeOrLeave()
         loadTarget(i)
         // Nothing is pushed before it is known that there is code to go to.
@@ -137,7 +202,7 @@ extension BlockTranslator {
         code.push(.first)
         code.load(.second, .context(ContextLayout.temporary))
         followEntry(isCall: true)
-        returnPoint(i)
+        returnPoint(to: i.nextPageOffset)
     }
 
     private mutating func loadTarget(_ i: DecodedInstruction) {

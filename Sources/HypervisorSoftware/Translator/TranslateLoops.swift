@@ -18,7 +18,7 @@ extension BlockTranslator {
     private static let patience: Int32 = 6
 
     /// Whether `target`, an offset from the page base, is the start of the block itself.
-    func leadsBack(_ target: UInt64) -> Bool { target == start && !isPlain }
+    func leadsBack(_ target: UInt64) -> Bool { target == start && !isPlain && call == nil }
 
     /// Control goes back to the start of the block, or to what follows: by the jump whose displacement is at `skip`.
     mutating func repeatBlock(count: Int32, skip: Int) {
@@ -61,7 +61,7 @@ extension BlockTranslator {
         for place in takePlaces() { code.land(place) }
         self.state = state
         shape = LoopShape()
-        values = RegisterValues()
+        values = RegisterValues(knowsHalves: true)
         translateOnce(unit, instruction)
         values = nil
         let shape = self.shape

@@ -308,7 +308,8 @@ extension BlockTranslator {
             }
         case .flow:
             switch i.handler {
-            case .call, .callIndirect: return plain(-8, .write, canLead: false)
+            case .call: return plain(-8, .write)
+            case .callIndirect: return plain(-8, .write, canLead: false)
             case .ret: return plain(0, .read, canLead: false)
             default: return nil
             }

@@ -45,6 +45,11 @@ extension BlockTranslator {
         stackMoved = 0
     }
 
+    /// A load of what is in the register already.
+    mutating func skipLoad(_ i: DecodedInstruction) {
+        if !i.isMemory { moveStack(by: 8) }
+    }
+
     mutating func leaveFrame() {
         let top = accessStack(RegisterIndex.rbp, 0, .read)
         code.load(.first, top)

@@ -9,6 +9,8 @@ struct TranslationUnit {
         var run: UInt32
         var slot: UInt32
         var target: UInt64
+        /// The call that the run is inlined for.
+        var call: InlinedCall?
     }
 
     /// What is known of one instruction.
@@ -21,6 +23,8 @@ struct TranslationUnit {
         fileprivate var stack = Reference.alone
         /// For a load of a jump through a table.
         fileprivate var kept: KeptPage?
+        /// Whether what it loads is where it would go already: for a return, the address behind its inlined call.
+        fileprivate(set) var loadsKnown = false
     }
 
     /// How an access finds its memory.
@@ -39,6 +43,8 @@ struct TranslationUnit {
         fileprivate let before: Int?
         /// Whether it is a copy of code that lies in the next page, or ends there.
         let needsNextPage: Bool
+        /// The call that it is inlined for; nil where it is not.
+        let call: InlinedCall?
         fileprivate(set) var steps: [Step]
     }
 
@@ -112,7 +118,7 @@ struct TranslationUnit {
             runs[run].steps[position].live = needed
             let use = plan.flagUse(i)
             needed =
-                plan.canStop(i) && !isReachable(run, position, i)
+                plan.canStop(i) && !isReachable(run, position, i) && !runs[run].steps[position].loadsKnown
                 ? .status : needed.subtracting(use.replaces).union(use.reads)
         }
     }
@@ -138,8 +144,16 @@ private struct UnitPlanner {
         var run: Int
         var edge: TranslationUnit.Edge
         var block: Neighbour
+        /// The call that the block would be inlined for.
+        var call: InlinedCall?
+        var known: Known
+    }
+
+    /// What is known at one place of the code.
+    private struct Known {
         var values: RegisterValues
-        var reachable: AccessGroups.Reachable
+        var reachable = AccessGroups.Reachable()
+        var stored = StoredValues.Moment()
     }
 
     let start: UInt64
@@ -149,6 +163,7 @@ private struct UnitPlanner {
     private var instructionsJoined = 0
     /// Jumps that may lead to other runs.
     private var branches: [Way] = []
+    private var storedValues = StoredValues()
 
     init(start: UInt64, neighbours: Neighbours?, leavesSystem: Bool) {
         self.start = start
@@ -165,7 +180,7 @@ private struct UnitPlanner {
         var next = 0
         while true {
             while let last = way {
-                guard takes(last, in: unit) else { break }
+                guard takes(last, instruction, in: unit) else { break }
                 way = plan(last.block.slot + 1, last.block.count, from: last, instruction, &unit)
             }
             guard next < branches.count else { return }
@@ -175,15 +190,42 @@ private struct UnitPlanner {
     }
 
     /// Whether the block behind `way` shall be joined.
-    private mutating func takes(_ way: Way, in unit: TranslationUnit) -> Bool {
+    private mutating func takes(
+        _ way: Way, _ instruction: (UInt32) -> DecodedInstruction, in unit: TranslationUnit
+    ) -> Bool {
         let (block, edge) = (way.block, way.edge)
         let most = block.needsNextPage ? Self.mostInPages - unit.runs[0].steps.count : Self.mostJoined
-        guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 }),
+        guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 && $0.call == way.call }),
             instructionsJoined + block.count <= most,
-            unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true
+            unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true,
+            way.call == nil || canInline(block, instruction)
         else { return false }
         instructionsJoined += block.count
         return true
+    }
+
+    /// Whether a block has nothing that may leave for other translated code but what knows of inlined calls.
+    private func canInline(_ block: Neighbour, _ instruction: (UInt32) -> DecodedInstruction) -> Bool {
+        !block.needsNextPage
+            && block.slots.allSatisfy { slot in
+                switch TranslationPlan.of(instruction(slot)) {
+                case .system, .systemHelper, .interruptReturn, .leave: false
+                default: true
+                }
+            }
+    }
+
+    /// Whether a function that begins with `block` may return from there, or from a block that this one leads to.
+    private func returnsSoon(
+        _ block: Neighbour, _ neighbours: Neighbours, _ instruction: (UInt32) -> DecodedInstruction
+    ) -> Bool {
+        func returns(_ block: Neighbour) -> Bool { instruction(block.slot + UInt32(block.count)).handler == .ret }
+        return returns(block)
+            || block.slots.contains { slot in
+                let i = instruction(slot)
+                guard i.handler.isConditionalJump || i.handler == .jmp else { return false }
+                return neighbours.find(i.immediate).map(returns) ?? false
+            }
     }
 
     /// Plans one run. Returns the way at its end, if it leads on.
@@ -204,7 +246,7 @@ private struct UnitPlanner {
         unit.runs.append(
             TranslationUnit.Run(
                 firstSlot: firstSlot, origin: way?.edge, before: way?.run,
-                needsNextPage: way?.block.needsNextPage ?? false, steps: steps))
+                needsNextPage: way?.block.needsNextPage ?? false, call: way?.call, steps: steps))
         return end
     }
 
@@ -213,13 +255,16 @@ private struct UnitPlanner {
         _ steps: inout [TranslationUnit.Step], _ firstSlot: UInt32, _ number: Int, from way: Way?,
         _ neighbours: Neighbours, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
     ) -> Way? {
-        var values = way?.values ?? RegisterValues()
-        var reachable = way?.reachable ?? AccessGroups.Reachable()
-        func leave(_ slot: UInt32, for target: UInt64) -> Way? {
-            guard target != start, let block = neighbours.find(target) else { return nil }
+        var known = way?.known ?? Known(values: RegisterValues(knowsHalves: unit.streams != nil))
+        let call = way?.call
+        // A kernel's functions seldom share a page: it gains nothing, and boots take longer.
+        let inlines = unit.streams == nil && neighbours.set == .user
+        /// The way from an instruction to `target`, which is inlined for `inner`.
+        func leave(_ slot: UInt32, for target: UInt64, _ inner: InlinedCall?, _ known: Known) -> Way? {
+            guard target != start || inner != nil, let block = neighbours.find(target) else { return nil }
             return Way(
-                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target), block: block,
-                values: values, reachable: reachable)
+                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target, call: call),
+                block: block, call: inner, known: known)
         }
         for position in steps.indices {
             let slot = firstSlot + UInt32(position)
@@ -231,22 +276,38 @@ private struct UnitPlanner {
             let stack = BlockTranslator.stackAccess(i, plan)
             if let operand {
                 steps[position].operand = unit.join(
-                    operand, &values, at: place, canLead: stack == nil, canStream, &reachable)
+                    operand, &known.values, at: place, canLead: stack == nil, canStream, &known.reachable)
             }
             if let stack {
                 steps[position].stack = unit.join(
-                    stack, &values, at: place, canLead: !i.isMemory, canStream, &reachable)
+                    stack, &known.values, at: place, canLead: !i.isMemory, canStream, &known.reachable)
             }
-            values.note(i, plan)
+            let loaded =
+                inlines ? storedValues.note(steps[position], i, operand, stack, known.values, &known.stored) : nil
+            if let loaded {
+                steps[position].loadsKnown = known.values.has(loaded.value, in: loaded.register, returningFrom: call)
+            }
+            known.values.note(i, plan)
+            if let loaded, let register = loaded.register { known.values.become(register, loaded.value) }
             switch plan {
             case .flow where i.handler.isConditionalJump:
-                if let branch = leave(slot, for: i.immediate) { branches.append(branch) }
+                if let branch = leave(slot, for: i.immediate, call, known) { branches.append(branch) }
             case .flow where i.handler == .jmp || i.handler == .call && !i.expectsReturn:
-                return leave(slot, for: i.immediate)
+                return leave(slot, for: i.immediate, call, known)
+            case .flow where i.handler == .call && call == nil && inlines:
+                // Both ends in the block's page, which nobody has to look for.
+                let inner = InlinedCall(run: firstSlot, slot: slot, returnTarget: i.nextPageOffset)
+                guard max(i.immediate, i.nextPageOffset) < 4096, let way = leave(slot, for: i.immediate, inner, known),
+                    returnsSoon(way.block, neighbours, instruction)
+                else { return nil }
+                return way
+            case .flow where i.handler == .ret:
+                guard let call else { return nil }
+                return leave(slot, for: call.returnTarget, nil, known)
             case .system, .systemHelper:
                 // They may change how memory is accessed.
-                reachable = AccessGroups.Reachable()
-                return leave(slot, for: i.nextPageOffset)
+                known.reachable = AccessGroups.Reachable()
+                return leave(slot, for: i.nextPageOffset, call, known)
             case .flow where i.handler == .jmpIndirect:
                 let jump = TableJump(at: position, { steps[$0].plan }, { instruction(firstSlot + UInt32($0)) })
                 if let jump {
@@ -259,7 +320,76 @@ private struct UnitPlanner {
             }
         }
         let last = firstSlot + UInt32(steps.count - 1)
-        return leave(last, for: instruction(last).nextPageOffset)
+        return leave(last, for: instruction(last).nextPageOffset, call, known)
+    }
+}
+
+extension RegisterValues {
+    /// Whether `value` is what a register has; for none, what the return from `call` needs.
+    fileprivate func has(_ value: LinearValue, in register: UInt8?, returningFrom call: InlinedCall?) -> Bool {
+        if let register { return self.value(of: register).isSame(as: value) }
+        guard let call, let address = address(call.returnTarget) else { return false }
+        return address.isSame(as: value)
+    }
+}
+
+extension StoredValues {
+    /// Notes what `i` stores, with these accesses, before it has changed any register. Returns what it loads if that is known, and the
+    /// register that this goes to; nil for a return.
+    fileprivate mutating func note(
+        _ step: TranslationUnit.Step, _ i: DecodedInstruction, _ operand: PlainAccess?, _ stack: PlainAccess?,
+        _ values: RegisterValues, _ moment: inout Moment
+    ) -> (register: UInt8?, value: LinearValue)? {
+        guard operand != nil || stack != nil else {
+            if step.mayWrite(i) { moment = Moment() }
+            return nil
+        }
+        let operation = step.plan == .integer ? Operation(rawValue: i.operation) : nil
+        if let operand {
+            let isMove = operation == .mov && i.operandSize == 8 && i.hasSource
+            if operand.use == .write {
+                note(isMove ? values.value(of: i.reg) : nil, step.operand, operand, &moment)
+            } else if isMove, case .group(let place) = step.operand {
+                return value(at: place, moment).map { (i.reg, $0) }
+            }
+        }
+        guard let stack else { return nil }
+        if stack.use == .write {
+            let value: LinearValue? =
+                switch operation {
+                case .push where !i.isMemory && i.shape != Form.immediate.rawValue: values.value(of: i.rm)
+                case nil where i.handler == .call: values.address(i.nextPageOffset)
+                default: nil
+                }
+            note(value, step.stack, stack, &moment)
+            return nil
+        }
+        guard case .group(let place) = step.stack else { return nil }
+        if i.handler == .ret { return value(at: place, moment).map { (nil, $0) } }
+        guard operation == .pop, i.rm != RegisterIndex.rsp else { return nil }
+        return value(at: place, moment).map { (i.rm, $0) }
+    }
+
+    private mutating func note(
+        _ value: LinearValue?, _ reference: TranslationUnit.Reference, _ access: PlainAccess, _ moment: inout Moment
+    ) {
+        if case .group(let place) = reference {
+            note(value, at: place, size: access.size, &moment)
+        } else {
+            moment = Moment()
+        }
+    }
+}
+
+extension TranslationUnit.Step {
+    /// Whether an instruction without an access that is known may write to memory.
+    fileprivate func mayWrite(_ i: DecodedInstruction) -> Bool {
+        switch plan {
+        case .nothing, .flow: false
+        case .integer: i.isMemory && Operation(rawValue: i.operation) != .lea
+        case .vector, .x87: i.isMemory
+        case .string, .helper, .system, .systemHelper, .interruptReturn, .leave: true
+        }
     }
 }
 
@@ -276,12 +406,23 @@ extension TranslationUnit {
     }
 }
 
+/// A call whose function is written into the code of its caller.
+struct InlinedCall: Equatable {
+    /// The first slot of the run of instructions, and the slot of the call.
+    var run: UInt32
+    var slot: UInt32
+    /// Where it returns to, an offset from the page base.
+    var returnTarget: UInt64
+}
+
 /// A block that others may be joined to.
 struct Neighbour {
     /// Of its header.
     var slot: UInt32
     /// Its instructions.
     var count: Int
+    /// Those of its instructions.
+    var slots: Range<UInt32> { slot + 1..<slot + 1 + UInt32(count) }
     /// Whether it is a copy of code that lies in the next page, or ends there.
     var needsNextPage = false
 }

@@ -143,6 +143,7 @@
             beside = block.code.otherPosition..<beside.upperBound
             farTargets = block.farTargets
             if block.hasStreams { counts.walkingLoops += 1 }
+            counts.inlinedCalls += block.inlinedCalls
             entries.append(entry)
             counts.translations += 1
             return entry
@@ -243,6 +244,7 @@ struct TranslatorCounts {
     var tails: UInt64 = 0
     var joins: UInt64 = 0
     var walkingLoops: UInt64 = 0
+    var inlinedCalls: UInt64 = 0
 }
 
 /// What a processor did, for `--stats`.

@@ -102,6 +102,12 @@ final class SupervisorMachine {
         core.blocks.forgetRecent(page: linear)
     }
 
+    /// Lets user code access the first 2 MiB, all that is not the playground.
+    func openToUser() throws {
+        try put(0xe7, at: Place.directory)
+        core.flushTranslations()
+    }
+
     /// The page-table entry of page `page` of the playground.
     func entry(_ page: Int) throws -> UInt64 { try get(Self.entryAddress(page)) }
 

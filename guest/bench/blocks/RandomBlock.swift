@@ -64,17 +64,12 @@ struct RandomBlock {
         code.patch(code.jump(0x0f, 0x85), to: top)  // jnz
         code.patch(code.jump(0xe9), to: BlockLayout.exit - start)
         for jump in jumps { code.patch(jump.position, to: starts[min(jump.group, last)]) }
-        // One function for all calls.
-        let function = code.bytes.count
-        jumps = []
-        for _ in 0..<1 + numbers.next(below: 4) { arithmetic() }
-        code.raw(0xc3)  // ret
-        for call in calls { code.patch(call, to: function) }
+        functions()
     }
 
     private mutating func group() {
         starts.append(code.bytes.count)
-        switch numbers.next(below: 38) {
+        switch numbers.next(below: 41) {
         case 0...7: arithmetic()
         case 8...9: single()
         case 10...11: shift()
@@ -95,6 +90,7 @@ struct RandomBlock {
         case 32: fault()
         case 33...34: walk()
         case 35...36: interpret()
+        case 37...39: callFunction()
         default: special()
         }
     }

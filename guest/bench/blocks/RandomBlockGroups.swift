@@ -18,11 +18,11 @@ extension RandomBlock {
 
     private func memoryOnStack() -> Place { .memory(base: Self.stackPointer, index: nil, scale: 0, displacement: 0) }
 
-    private mutating func push(_ register: Register) {
+    mutating func push(_ register: Register) {
         if register >= 8 { code.raw(0x41, 0x50 | UInt8(register & 7)) } else { code.raw(0x50 | UInt8(register)) }
     }
 
-    private mutating func pop(_ register: Register) {
+    mutating func pop(_ register: Register) {
         if register >= 8 { code.raw(0x41, 0x58 | UInt8(register & 7)) } else { code.raw(0x58 | UInt8(register)) }
     }
 
@@ -141,7 +141,7 @@ extension RandomBlock {
             code.raw(through >= 8 ? 0x41 : 0x40, 0xff, 0xd0 | UInt8(through & 7))
             pop(kept)
         } else {
-            calls.append(code.jump(0xe8))
+            callFunction()
         }
     }
 
