@@ -159,6 +159,7 @@ extension BlockTranslator {
         code.store(.first, .context(ContextLayout.temporary))
         showState()
         charge(count)
+        leaveAside(code.jump(if: HostCondition.negative), charging: false)
         code.load(.first, .context(ContextLayout.temporary))
         lookUp(missing: .leaveForTemporary(taken: taken))
         code.address(stackPointer, HostMemory(stackPointer, taken))

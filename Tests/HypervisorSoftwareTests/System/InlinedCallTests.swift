@@ -110,6 +110,17 @@ struct InlinedCallTests {
         #expect(machine.core.general[0] == 50)
     }
 
+    @Test(arguments: SoftwareEngine.allCases)
+    func `returns that lead elsewhere for ever leave with the time slice`(engine: SoftwareEngine) throws {
+        // At 0: CALL 40; NOP; JMP 0. At 40: ADD QWORD [RSP], 1; RET
+        let machine = try machine(
+            engine, [0xe8, 0x3b, 0, 0, 0, 0x90, 0xeb, 0xf8], [0x48, 0x83, 0x04, 0x24, 1, 0xc3])
+        machine.start(privilege: 3)
+        for _ in 0..<20 { _ = machine.core.run(slice: 1000) }
+        #expect(machine.core.activity == .running && machine.core.failure == nil)
+        try requireInlined(machine)
+    }
+
     /// Ways on at 80 that are not in the caller's code, each of which adds 4 to EAX and returns; RBX is E0, where ADD EAX, 4;
     /// RET is.
     private static let waysOut: [[UInt8]] = [
