@@ -24,10 +24,12 @@ import X86
                 unsafe context.storeBytes(
                     of: image[word], toByteOffset: ContextLayout.x87Image + word * 8, as: UInt64.self)
             }
+            // The block that runs may have noted its own page already, and have run an instruction in the next one.
+            let base = unsafe context.load(fromByteOffset: ContextLayout.pageBase, as: UInt64.self)
+            let page = x87.lastInstruction &- base < 2 * 4096 ? base : x87.lastInstruction & ~4095
+            unsafe context.storeBytes(of: page, toByteOffset: ContextLayout.x87Page, as: UInt64.self)
             unsafe context.storeBytes(
-                of: x87.lastInstruction & ~4095, toByteOffset: ContextLayout.x87Page, as: UInt64.self)
-            unsafe context.storeBytes(
-                of: UInt32(x87.lastInstruction & 4095) | UInt32(x87.lastOpcode) << 16,
+                of: UInt32(x87.lastInstruction &- page) | UInt32(x87.lastOpcode) << 16,
                 toByteOffset: ContextLayout.x87Recorded, as: UInt32.self)
             unsafe context.storeBytes(of: x87.lastData, toByteOffset: ContextLayout.x87Data, as: UInt64.self)
         }
