@@ -160,7 +160,7 @@ extension Core {
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
             // A function that calls itself runs for some time before it first returns, and shall be translated with how it does.
-            if blocks.callsItself(slot), unsafe header.pointee.heat < min(85, configuration.translationHeat) * 3 {
+            if blocks.callsItself(slot), unsafe header.pointee.heat < min(.max / 3, configuration.translationHeat) * 3 {
                 return nil
             }
             blocks.reserve(for: translator)

@@ -62,8 +62,7 @@ extension BlockTranslator {
     private mutating func pushReturn(_ i: DecodedInstruction, charging: Bool) {
         let top = accessStack(RegisterIndex.rsp, -8, .write)
         leaveInstead(charging: charging)
-        code.load(.first, .context(ContextLayout.pageBase))
-        code.address(.first, HostMemory(.first, Int32(i.nextPageOffset)))
+        makeTarget(i.nextPageOffset)
         code.store(.first, top)
         code.address(stackPointer, HostMemory(stackPointer, -8))
     }
@@ -88,8 +87,7 @@ extension BlockTranslator {
         guard let call else { return }
         self.call = nil
         let before = state
-        code.load(.first, .context(ContextLayout.pageBase))
-        code.address(.first, HostMemory(.first, Int32(call.returnTarget)))
+        makeTarget(call.returnTarget)
         code.push(.first)
         let begun = code.call()
         state = BlockState()

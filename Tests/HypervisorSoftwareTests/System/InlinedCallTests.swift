@@ -242,9 +242,8 @@ struct InlinedCallTests {
             engine,
             [
                 0x48, 0x63, 0xf1, 0x8b, 0x14, 0x37, 0xff, 0xc1, 0x48, 0x63, 0xf1, 0x8b, 0x1c, 0x37, 0xff, 0xc8, 0x75,
-                0xee,
-            ]
-                + [0xf4], [])
+                0xee, 0xf4,
+            ], [])
         try machine.map(0, to: 0, Machine.present)
         machine.core.general[0] = 100
         machine.core.general[1] = 0x7fff_ffff - 50

@@ -8,8 +8,14 @@ extension RandomBlock {
 
     /// A call of one of the functions behind the block.
     mutating func callFunction() {
-        calls.append(code.jump(0xe8))
+        calls.append(landingCall())
+    }
+
+    /// A call with NOPs behind it; returns where its distance is.
+    private mutating func landingCall() -> Int {
+        let call = code.jump(0xe8)
         for _ in 0..<Self.landing { code.raw(0x90) }
+        return call
     }
 
     /// Writes the functions, each of which may call itself and those behind it, and makes calls lead there.
@@ -59,9 +65,7 @@ extension RandomBlock {
                     0x83, width: .quadword, reg: 0, place: .register(Self.stackPointer),
                     immediate: (saved.count * 8, 1))  // add
             } else {
-                code.instruction(
-                    0x8d, width: .quadword, reg: Self.stackPointer,
-                    place: .memory(base: Self.stackPointer, index: nil, scale: 0, displacement: saved.count * 8))
+                code.instruction(0x8d, width: .quadword, reg: Self.stackPointer, place: slot(saved.count))
             }
         } else {
             for register in saved.reversed() { pop(register) }
@@ -101,7 +105,7 @@ extension RandomBlock {
             code.instruction(0x8b, width: .quadword, reg: register, place: address)
             code.instruction(0x89, width: .quadword, reg: register, place: address)
         } else {
-            // and of what is added may be nothing, so that only the lowest bits change.
+            // A byte of it is written as it was (and), then all of it (add).
             code.instruction(0x80, width: .byte, reg: 4, place: address, immediate: (0xff, 1))
             code.instruction(
                 0x83, width: .quadword, reg: 0, place: address, immediate: (numbers.next(below: 2), 1))
@@ -114,9 +118,7 @@ extension RandomBlock {
         code.instruction(
             0xf7, width: .quadword, reg: 0, place: .register(Self.stackPointer), immediate: (0x40, 4))  // test
         let skip = code.jump(0x0f, 0x84)
-        let call = code.jump(0xe8)
-        for _ in 0..<Self.landing { code.raw(0x90) }
-        code.patch(call, to: start)
+        code.patch(landingCall(), to: start)
         code.patch(skip, to: code.bytes.count)
         define()
     }
