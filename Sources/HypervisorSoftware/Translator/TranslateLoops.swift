@@ -8,6 +8,12 @@ struct Loop {
     var places: [Int] = []
     /// Those to the head of the third copy, from its end.
     var ends: [Int] = []
+
+    init(state: BlockState) {
+        self.state = state
+        // Who comes back with the flags in the context need not have them from the same instruction.
+        if state.flags.inContext { self.state.flags.replay = nil }
+    }
 }
 
 extension BlockTranslator {

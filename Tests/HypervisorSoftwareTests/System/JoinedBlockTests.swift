@@ -101,6 +101,26 @@ struct JoinedBlockTests {
         #expect(try machine.get(SupervisorMachine.savedFlags) & FlagCase.compared == flagCase.flags & FlagCase.compared)
     }
 
+    /// Both ways back leave the flags in the context; only one of them may have left them in what they followed from, too.
+    @Test(arguments: [0x74, 0x75] as [UInt8], SoftwareEngine.allCases)
+    func `a loop begins with the flags of the way that it came back by`(jump: UInt8, engine: SoftwareEngine) throws {
+        // DEC DWORD [RDI]; JZ the end; TEST BYTE [RDI], 1; JZ or JNZ 40; CMP RBX, RAX; PUSHF; POP RSI; JMP 0; SETC DL; HLT
+        // At 40: CMP RAX, RBX; JMP 0
+        let machine = try machine(
+            engine,
+            [0xff, 0x0f, 0x74, 12, 0xf6, 0x07, 1, jump, 0x37, 0x48, 0x39, 0xc3, 0x9c, 0x5e, 0xeb, 0xf0]
+                + [0x0f, 0x92, 0xc2, 0xf4],
+            [0x48, 0x39, 0xd8, 0xeb, 0xbb])
+        try machine.put(50, at: SupervisorMachine.data)
+        machine.core.general[2] = 7
+        machine.core.general[7] = SupervisorMachine.data
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        try requireJoin(machine, engine)
+        // What is counted was 1 in the last round.
+        #expect(machine.core.general[2] == (jump == 0x75 ? 1 : 0))
+    }
+
     @Test(arguments: JoinedAccess.cases, SoftwareEngine.allCases)
     func `an access in it is checked though one before found the page`(access: JoinedAccess, engine: SoftwareEngine)
         throws

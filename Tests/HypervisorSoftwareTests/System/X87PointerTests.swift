@@ -59,4 +59,28 @@ struct X87PointerTests {
             #expect(translated.core.x87.lastData == interpreted.core.x87.lastData)
         }
     }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `one in the page behind its block's is right after the interpreter ran another there`(
+        engine: SoftwareEngine
+    ) throws {
+        let machine = try SupervisorMachine(engine, heat: 4)
+        let playground = SupervisorMachine.playground
+        for page in 0..<2 { try machine.map(page, to: page, SupervisorMachine.present) }
+        // CALL RSI; HLT. There FLD1; FSTP ST0; and in the next page FLD DWORD [RDI]; FSTP ST0; ADD RDI, RAX; DEC ECX; JNZ; RET
+        try machine.write([0xff, 0xd6, 0xf4])
+        try machine.write([0xd9, 0xe8, 0xdd, 0xd8], at: SupervisorMachine.data + 0xffc)
+        try machine.write(
+            [0xd9, 0x07, 0xdd, 0xd8, 0x48, 0x01, 0xc7, 0xff, 0xc9, 0x75, 0xf1, 0xc3],
+            at: SupervisorMachine.data + 0x1000)
+        // Each round reads from a page that is not known yet.
+        machine.core.general[0] = 0x1000
+        machine.core.general[1] = 50
+        machine.core.general[6] = playground + 0xffc
+        machine.core.general[7] = SupervisorMachine.data + 0x3000
+        machine.start()
+        #expect(machine.runToHalt() == nil)
+        #expect(machine.core.general[1] == 0)
+        #expect(machine.core.x87.lastInstruction == playground + 0x1002)
+    }
 }
