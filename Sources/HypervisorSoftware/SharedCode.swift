@@ -16,7 +16,7 @@ private struct JoinedCode {
     let physical: PhysicalMemory
     /// Keeps guest RAM mapped while there are pointers into it.
     private let memory: GuestMemory
-    var arena: SlotArena
+    let arena: SlotArena
     let index: BlockIndex
     private var slots: BlockSlots { @inline(__always) get { index.slots } }
     /// Blocks decoded since power-on.
@@ -51,7 +51,6 @@ private struct JoinedCode {
 
     deinit {
         physical.deallocate()
-        arena.deallocate()
         index.deallocate()
     }
 

@@ -31,7 +31,7 @@ internal import CHost
 
 /// Hands slots out in order; they are touched only as they are used. Where all are in use, the next blocks take the place of
 /// those in the piece that was filled first. A slot number of 0 means none.
-struct SlotArena {
+final class SlotArena {
     let slots: BlockSlots
     /// Slots before this are never handed out.
     private let firstFree: Int
@@ -54,7 +54,7 @@ struct SlotArena {
         next = reserved
     }
 
-    func deallocate() { unsafe slots.memory.deallocate() }
+    deinit { unsafe slots.memory.deallocate() }
 
     /// Whether no block is there.
     var isEmpty: Bool { blocks.isEmpty }
@@ -63,7 +63,7 @@ struct SlotArena {
     var hasRoom: Bool { next + BlockCache.longestBlock <= (blocks.present + 1) * pieceSlots }
 
     /// Goes on in the next piece. Returns the blocks that are there still, whose slots will be others'.
-    mutating func advance() -> [UInt32] {
+    func advance() -> [UInt32] {
         let evicted = blocks.advance()
         next = blocks.present == 0 ? firstFree : blocks.present * pieceSlots
         provision.begin(at: next)
@@ -71,7 +71,7 @@ struct SlotArena {
     }
 
     /// The block whose header is in the first free slot takes `slots` of them.
-    mutating func take(_ slots: Int) {
+    func take(_ slots: Int) {
         blocks.append(UInt32(next))
         next += slots
         let end = (blocks.present + 1) * pieceSlots
@@ -82,7 +82,7 @@ struct SlotArena {
     }
 
     /// Gives up all blocks.
-    mutating func empty() {
+    func empty() {
         blocks.empty()
         next = firstFree
         provision.begin(at: next)

@@ -18,7 +18,9 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
     private weak var fabric: InterruptFabric?
     private let clock: GuestClock
 
-    public private(set) var hasPendingInterrupt = false
+    public var hasPendingInterrupt: Bool { isPending }
+    /// Private, so that no access of it is checked when the program runs: the software CPU asks very often.
+    private var isPending = false
     public private(set) var nextDeadline: UInt64?
 
     private var base: UInt64
@@ -80,8 +82,8 @@ public final class LocalAPIC: BusDevice, LocalInterruptController, TimedDevice, 
 
     private func updatePending() {
         let pending = isRequestDeliverable || isExternalDeliverable
-        guard pending != hasPendingInterrupt else { return }
-        hasPendingInterrupt = pending
+        guard pending != isPending else { return }
+        isPending = pending
         if pending { events?.platformInterrupts(processor: index) }
     }
 
