@@ -29,8 +29,7 @@ extension RandomBlock {
             place: .memory(base: Self.data, index: nil, scale: 0, displacement: start))
         if usesIndex { code.load(index, UInt64(bitPattern: Int64(first))) }
         if let distance { code.load(constant, UInt64(distance)) }
-        code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
-        let top = code.bytes.count
+        let top = begin(rounds: times)
         let parts = 1 + numbers.next(below: 5)
         let (moves, indexMoves) = (numbers.next(below: parts + 1), numbers.next(below: parts + 1))
         func extend() {
@@ -58,13 +57,11 @@ extension RandomBlock {
             if !isLast { walkingAccess(pointer, usesIndex ? extended : nil, scale, kept) }
             // What leads back from the midst, when the loop is not over.
             if chance(8), !isLast, part >= max(moves, indexMoves) {
-                code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
-                code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+                goBack(to: top)
             }
             if let skip { code.patch(skip, to: code.bytes.count) }
         }
-        code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
-        code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+        goBack(to: top)
     }
 
     /// A loop that reads data as a program for which it jumps through a table. In blocks that fault it may read the page that does.
@@ -81,8 +78,7 @@ extension RandomBlock {
             place: .memory(base: Self.data, index: nil, scale: 0, displacement: start))
         code.load(table, 0)
         let tableAddress = code.bytes.count - 8
-        code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
-        let top = code.bytes.count
+        let top = begin(rounds: times)
         let operation = Place.memory(base: pointer, index: nil, scale: 0, displacement: 0)
         let opcodes: [UInt8] = chance(2) ? [0x0f, 0xb6] : [0x0f, 0xb7]
         code.instruction(opcodes[0], opcodes[1], reg: index, place: operation)  // movzx
@@ -107,10 +103,20 @@ extension RandomBlock {
             code.put(target, bytes: entrySize, at: entries + number * entrySize)
             walkingAccess(pointer, nil, 0, kept)
             if chance(2) {
-                code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
-                code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
+                goBack(to: top)
             }
         }
+        goBack(to: top)
+    }
+
+    /// Begins a loop of `times` rounds. Returns where it does.
+    private mutating func begin(rounds times: Int) -> Int {
+        code.instruction(0xc7, reg: 0, place: .absolute(BlockLayout.innerCount), immediate: (times, 4))
+        return code.bytes.count
+    }
+
+    /// Goes back to `top` if the loop is not over.
+    private mutating func goBack(to top: Int) {
         code.instruction(0xff, reg: 1, place: .absolute(BlockLayout.innerCount))  // dec
         code.patch(code.jump(0x0f, 0x8f), to: top)  // jg
     }
