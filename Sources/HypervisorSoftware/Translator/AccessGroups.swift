@@ -85,6 +85,8 @@ struct AccessGroups {
         var high: Int64
         var writes: Bool
         var first: Position
+        /// The number of the one found before it on the way to its first access; -1 for none.
+        var before: Int
         var members = 1
         /// Its number in the context; -1 when it has no place there.
         var place = -1
@@ -109,10 +111,13 @@ struct AccessGroups {
 
     /// The groups whose first access lies on the way to some place.
     struct Reachable {
-        fileprivate var numbers: [Int] = []
+        /// The number of the one found last; -1 for none. Each has that of the one before it.
+        fileprivate var last = -1
     }
 
     private var groups: [Group] = []
+
+    init() { groups.reserveCapacity(16) }
 
     /// Puts an access into the group of an earlier one, or, if it can lead, into one of its own.
     /// - Parameters:
@@ -126,8 +131,11 @@ struct AccessGroups {
         let low = value.offset
         let high = low + Int64(access.size)
         let writes = access.use == .write
-        for number in reachable.numbers.reversed() where groups[number].terms.hasTerms(of: value) {
-            let group = groups[number]
+        var next = reachable.last
+        while next >= 0 {
+            let (number, group) = (next, groups[next])
+            next = group.before
+            guard group.terms.hasTerms(of: value) else { continue }
             guard max(high, group.high) - min(low, group.low) <= Self.longest else { break }
             // Who has only read may never come here, and the page be one that is only read.
             if writes, !group.writes, group.first.run != position.run { continue }
@@ -138,8 +146,10 @@ struct AccessGroups {
             return Reference(group: Int32(number), low: Int32(truncatingIfNeeded: low))
         }
         guard canLead, access.canLead else { return nil }
-        reachable.numbers.append(groups.count)
-        groups.append(Group(terms: value, base: low, low: low, high: high, writes: writes, first: position))
+        groups.append(
+            Group(
+                terms: value, base: low, low: low, high: high, writes: writes, first: position, before: reachable.last))
+        reachable.last = groups.count - 1
         return Reference(group: Int32(groups.count - 1), low: Int32(truncatingIfNeeded: low))
     }
 
@@ -149,6 +159,7 @@ struct AccessGroups {
     ///   - origins: for each run the number of the one before it, below its own; nil for the first.
     mutating func place(most: Int, _ origins: [Int?]) {
         var used: [Int] = []
+        used.reserveCapacity(origins.count)
         var number = 0
         for (run, origin) in origins.enumerated() {
             var place = origin.map { used[$0] } ?? 0
