@@ -117,8 +117,6 @@ struct AccessGroups {
 
     private var groups: [Group] = []
 
-    init() { groups.reserveCapacity(16) }
-
     /// Puts an access into the group of an earlier one, or, if it can lead, into one of its own.
     /// - Parameters:
     ///   - values: what the registers have there.
