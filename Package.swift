@@ -35,7 +35,7 @@ let package = Package(
         .target(name: "Hypervisor", dependencies: ["X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "HypervisorSoftware",
-            dependencies: ["CHost", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
+            dependencies: ["CHost", "Host", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),
         .target(
             name: "HypervisorKVM",
             dependencies: ["CHost", "CFirmware", "Host", "Hypervisor", "X86", "Bus", "GuestMemory", "Snapshot"]),

@@ -19,6 +19,8 @@ FROZEN_SCALE = 4
 COPY_SECONDS = 120
 BLOCKS = 500
 ENGINES = ("interpret", "translate")
+# When a block is translated is the same in each run, or left to chance.
+WAYS = (("interpret",), ("translate", "--no-translation-thread"), ("translate", "--translation-thread"))
 # What runs in both engines side by side; all programs with SMOLVMM_CHECK_ALL=1 in the environment, in some minutes.
 CHECKED = ("quicksort", "sha256", "patch", "signal", "repmove", "x87", "packed", "gzip", "awk", "sort", "sh")
 FEWEST_RUNS = 100_000
@@ -77,8 +79,8 @@ def compute(guest, expected):
 def programs_agree(bench):
     """programs of all kinds compute in the guest, by either engine, what they compute on the host's processor"""
     expected = native_results(bench, 1)
-    for engine in ENGINES:
-        with shell(bench, bench.new_name(), 1, engine) as guest:
+    for way in WAYS:
+        with shell(bench, bench.new_name(), 1, *way) as guest:
             compute(guest, expected)
 
 
@@ -118,8 +120,8 @@ def random_blocks_agree(bench):
     program = CACHE / "smolbench"
     if not program.exists():
         raise Skip("guest/build-bench was not run")
-    for engine in ENGINES:
-        with shell(bench, bench.new_name(), 1, engine) as guest:
+    for way in WAYS:
+        with shell(bench, bench.new_name(), 1, *way) as guest:
             for first in range(0, BLOCKS, BLOCKS // 10):
                 words = ["blocks", str(first), str(BLOCKS // 10)]
                 _, native, _ = run([program, *words])
@@ -128,8 +130,8 @@ def random_blocks_agree(bench):
                     re.search(r"^blocks [\d.]+ ([0-9a-f]+)", text, re.MULTILINE)[1] for text in (native, printed))
                 require(
                     actual == expected,
-                    f"{engine}: blocks {first} to {first + BLOCKS // 10} differ: tools/fuzz-blocks --cpu-engine {engine} "
-                    f"--seed {first} shows the first that does")
+                    f"{' '.join(way)}: blocks {first} to {first + BLOCKS // 10} differ: tools/fuzz-blocks --cpu-engine "
+                    f"{way[0]} --seed {first} shows the first that does, or with --translation-thread may")
 
 
 def checked_results(bench):
@@ -166,7 +168,7 @@ def count(told, name):
 def little_room_is_enough(bench):
     """code that makes room for other code again and again, and is translated when it is warm, runs as in the interpreter"""
     expected = checked_results(bench)
-    with shell(bench, bench.new_name(), 1, "translate", *LITTLE_ROOM) as guest:
+    with shell(bench, bench.new_name(), 1, "translate", "--translation-thread", *LITTLE_ROOM) as guest:
         compute(guest, expected)
     told = check(bench, dict(list(expected.items())[:2]), *LITTLE_ROOM)
     require(count(told, "times that blocks were forgotten for others") >= FEWEST_EVICTIONS, f"there was room: {told}")

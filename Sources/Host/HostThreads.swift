@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Threads of the host: some that share work, and the order in which they may append to one file.
 
+internal import CHost
+internal import Synchronization
+
 #if canImport(Glibc)
     internal import Glibc
 #else
     internal import Darwin
 #endif
+
+/// Processors that this process may run on.
+package func usableProcessors() -> Int { max(1, Int(chost_usable_processors())) }
 
 private final class ThreadBody {
     let run: @Sendable () -> Void
@@ -157,6 +163,49 @@ package final class WaitingList<Element: Sendable>: @unchecked Sendable {
             isClosed = true
             monitor.broadcast()
         }
+    }
+}
+
+/// A ring that one thread puts things into and another one takes from, in order, without a lock.
+@safe package final class Ring<Element: Sendable>: @unchecked Sendable {
+    private let capacity: Int
+    private let elements: UnsafeMutablePointer<Element?>
+    /// How many were put there, and taken.
+    private let put = Atomic<Int>(0)
+    private let taken = Atomic<Int>(0)
+
+    package init(capacity: Int) {
+        self.capacity = capacity
+        // SAFETY: each is initialised here, and lives until `deinit`.
+        unsafe elements = .allocate(capacity: capacity)
+        unsafe elements.initialize(repeating: nil, count: capacity)
+    }
+
+    deinit {
+        unsafe elements.deinitialize(count: capacity)
+        unsafe elements.deallocate()
+    }
+
+    package var isEmpty: Bool { taken.load(ordering: .relaxed) == put.load(ordering: .sequentiallyConsistent) }
+
+    /// Returns whether there was room. Whoever takes sees it before what this thread does next.
+    package func put(_ element: Element) -> Bool {
+        let number = put.load(ordering: .relaxed)
+        guard number - taken.load(ordering: .acquiring) < capacity else { return false }
+        // SAFETY: of two threads only this one has the element until it is put.
+        unsafe elements[number % capacity] = element
+        put.store(number + 1, ordering: .sequentiallyConsistent)
+        return true
+    }
+
+    /// The next element, if there is one.
+    package func take() -> Element? {
+        let number = taken.load(ordering: .relaxed)
+        guard number != put.load(ordering: .acquiring) else { return nil }
+        // SAFETY: the other thread has put it, and leaves it alone until it is taken.
+        let element = unsafe elements[number % capacity].take()
+        taken.store(number + 1, ordering: .releasing)
+        return element
     }
 }
 

@@ -30,6 +30,8 @@ struct BlockHeader {
     var heat: UInt8 = 0
     /// Whether its translation has other blocks in it.
     var hasJoined = false
+    /// Whether another thread translates it.
+    var isAwaited = false
 
     @inline(__always)
     func isBlock(at physical: UInt64, _ mode: CodeMode, _ set: AccessSet) -> Bool {
@@ -191,14 +193,21 @@ struct BlockHeader {
 
     /// Where the translation of `crossing` for `set` is, if it has one.
     func code(of crossing: CrossingInstruction, _ set: AccessSet) -> Int? {
+        guard let header = unsafe header(of: crossing, set), unsafe header.pointee.code != 0 else { return nil }
+        return unsafe Int(header.pointee.code)
+    }
+
+    /// Whether another thread translates `crossing` for `set`.
+    func isAwaited(_ crossing: CrossingInstruction, _ set: AccessSet) -> Bool {
+        unsafe header(of: crossing, set)?.pointee.isAwaited ?? false
+    }
+
+    /// That of the block that was made for the translation of `crossing` for `set`.
+    private func header(of crossing: CrossingInstruction, _ set: AccessSet) -> UnsafeMutablePointer<BlockHeader>? {
         guard crossing.slot != 0 else { return nil }
         // SAFETY: what an instruction in two pages has is the slot of a header.
         let header = unsafe header(crossing.slot)
-        guard unsafe header.pointee.isBlock(at: crossing.physical, crossing.mode, set), unsafe header.pointee.code != 0
-        else {
-            return nil
-        }
-        return unsafe Int(header.pointee.code)
+        return unsafe header.pointee.isBlock(at: crossing.physical, crossing.mode, set) ? header : nil
     }
 
     /// A block for the translation of `crossing`, which ends in the physical page `next`. No block may be running.
@@ -357,14 +366,26 @@ struct BlockHeader {
         shared.decoded += 1
     }
 
-    /// The translation of the block in `slot` has the blocks in `others` in it, and ends with any of them.
-    /// - Parameter nextPage: the page that some of them are copies from.
-    func join(_ slot: UInt32, _ others: [UInt32], nextPage: UInt64?) {
-        shared.join(slot, others, nextPage: nextPage)
+    /// The rest of a block from `slot` on, which the jump at `site` shall lead to.
+    func source(ofRestAt slot: UInt32, site: Int, _ set: AccessSet) -> TranslationSource? {
+        // SAFETY: a block's slots, up to the closing one.
+        let end = (0...BlockTranslator.longest).first {
+            unsafe slots.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
+        }
+        guard let count = end, count > 0 else { return nil }
+        return TranslationSource(restAt: slot, count: count, site: site, set, slots)
     }
 
-    /// The page at `physical` as that behind a block's, for one translation of the block.
-    func nextPage(_ physical: UInt64) -> NextPage { NextPage(shared, physical: physical) }
+    /// The block in `slot`, and what may be joined to it of blocks that have run `heat` times, for its translation.
+    /// - Parameter nextPage: the physical address of the next page, if that is known.
+    func source(of slot: UInt32, heat: UInt8, nextPage: UInt64?) -> TranslationSource {
+        let header = unsafe header(slot)
+        return unsafe TranslationSource(
+            slot,
+            Neighbours(
+                index: index, page: header.pointee.physical & ~4095, set: header.pointee.set, heat: heat,
+                nextPage: nextPage.map { NextPage(physical: $0, shared: shared) }))
+    }
 
     /// Makes every block of a page lead nowhere: one that is running stops at its next instruction.
     func invalidatePage(_ page: UInt64) { shared.invalidatePage(page) }

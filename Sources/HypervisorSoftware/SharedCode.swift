@@ -95,6 +95,7 @@ private struct JoinedCode {
     }
 
     private func dropBlocks(_ page: UInt64, granules: UInt64) {
+        translator?.noteChange(page)
         var slot = physical.blockHead(page)
         var head: UInt32 = 0
         var mask: UInt64 = 0
@@ -135,9 +136,40 @@ private struct JoinedCode {
         return unsafe UInt64(slots.instruction(slot + 1 + count).pointee.pageOffset)
     }
 
+    #if arch(x86_64) && os(Linux)
+        /// A block, or the rest of one, runs translated from now on. Returns where its code is, or nil if it is of no use: there was no room, or something that
+        /// it was made of has changed since.
+        /// - Parameter isStale: whether that is so in the next page.
+        func install(_ translation: TranslatedBlock, isStale: Bool = false) -> Int? {
+            guard translation.site == nil else {
+                // If the block has changed nobody comes to the jump any more.
+                if translation.entry != 0 { translator?.add(translation) }
+                return nil
+            }
+            let header = unsafe slots.header(translation.slot)
+            unsafe header.pointee.isAwaited = false
+            guard translation.entry != 0 else { return nil }
+            guard !isStale, unsafe header.pointee.isValid, unsafe header.pointee.code == 0,
+                translation.joined.allSatisfy({ unsafe slots.header($0).pointee.isValid })
+            else {
+                translator?.noteUseless()
+                return nil
+            }
+            translator?.add(translation)
+            join(translation.slot, translation.joined, nextPage: translation.nextPage)
+            unsafe header.pointee.code = UInt32(translation.entry)
+            return translation.entry
+        }
+    #endif
+
+    /// No translation that is under way is wanted any more.
+    private func giveUpTranslations() {
+        for slot in translator?.giveUp() ?? [] { unsafe slots.header(slot).pointee.isAwaited = false }
+    }
+
     /// The translation of the block in `slot` has the blocks in `others` in it, and ends with any of them.
     /// - Parameter nextPage: the page that some of them are copies from (`NextPage`).
-    func join(_ slot: UInt32, _ others: [UInt32], nextPage: UInt64?) {
+    private func join(_ slot: UInt32, _ others: [UInt32], nextPage: UInt64?) {
         var code = JoinedCode()
         var following: UInt64 = end(slot) > 4096 ? 1 : 0
         for other in others {
@@ -215,6 +247,7 @@ private struct JoinedCode {
         guard !arena.isEmpty else { return }
         evictions += 1
         invalidations += 1
+        giveUpTranslations()
         arena.empty()
         translator?.empty()
         joined.removeAll(keepingCapacity: true)
@@ -231,6 +264,7 @@ private struct JoinedCode {
         let evicted = arena.advance()
         guard !evicted.isEmpty else { return }
         evictions += 1
+        giveUpTranslations()
         forgetCrossingBlocks()
         for slot in evicted {
             let header = unsafe slots.header(slot)
@@ -240,6 +274,7 @@ private struct JoinedCode {
 
     /// Makes room in the code buffer: the oldest translations are forgotten. No block may be running.
     func evictTranslations() {
+        giveUpTranslations()
         guard let evicted = translator?.evictOldest(), !evicted.isEmpty else { return }
         evictions += 1
         for slot in evicted { noteForgotten(slot) }

@@ -32,5 +32,9 @@ public struct TranslationOptions: Equatable, Sendable {
     /// engine's own: 40, and 1 to check.
     public var heat: UInt8?
 
+    /// Whether blocks are translated on a thread of their own. Nil for where this process may run on more than one processor;
+    /// the check's are not.
+    public var isBeside: Bool?
+
     public init() {}
 }

@@ -2,6 +2,7 @@
 // The software backend behind the `Hypervisor` protocols: a virtual machine whose processors are interpreted.
 
 internal import CHost
+internal import Host
 public import Bus
 public import GuestMemory
 public import Hypervisor
@@ -21,6 +22,8 @@ struct SoftwareConfiguration {
     var engine = SoftwareEngine.standard
     /// How often a block is interpreted before it is translated; half as often where code seldom changes.
     var translationHeat: UInt8 = 40
+    /// Whether another thread translates.
+    var translatesBeside = false
     /// Bytes for decoded blocks and translated code, half of them for each.
     var translationCache = TranslationOptions().cacheSize << 20
     /// What the names of the files begin with that tell of a difference between the engines; nil for none.
@@ -50,6 +53,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             configuration.checkReport = "smolvmm-check-\(getpid())"
         }
         configuration.translationCache = translation.cacheSize << 20
+        configuration.translatesBeside = engine == .translate && (translation.isBeside ?? (usableProcessors() > 1))
         if let heat = translation.heat { configuration.translationHeat = heat }
         self.configuration = configuration
         code = SharedCode(memory, configuration)
@@ -84,7 +88,8 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         let checked = code.lockstep.map { [("runs that both engines agreed on", $0.runs)] } ?? []
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
-            ("blocks translated", translator.translations), ("blocks joined to others", translator.joins),
+            ("blocks translated", translator.translations), ("by another thread", translator.translatedBeside),
+            ("of code that had changed meanwhile", translator.useless), ("blocks joined to others", translator.joins),
             ("calls whose functions are in the caller's code", translator.inlinedCalls),
             ("loops with a copy that runs through pages", translator.walkingLoops),
             ("jumps linked", translator.links),

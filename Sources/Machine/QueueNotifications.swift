@@ -4,6 +4,7 @@
 internal import CHost
 internal import Devices
 internal import GuestMemory
+internal import Host
 internal import Hypervisor
 internal import Virtio
 
@@ -23,7 +24,7 @@ final class QueueNotifications {
     /// processor the machine's thread would only take it away from the guest.
     init?(_ slots: [any VirtioSlot], of machine: any VirtualMachine) {
         #if os(Linux)
-            guard machine.runsConcurrently, sysconf(Int32(_SC_NPROCESSORS_ONLN)) > 1 else { return nil }
+            guard machine.runsConcurrently, usableProcessors() > 1 else { return nil }
             let event = chost_eventfd()
             guard event >= 0 else { return nil }
             self.slots = slots

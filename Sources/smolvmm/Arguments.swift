@@ -50,6 +50,7 @@ struct AccelerationArguments: ParsableArguments {
         var translation = TranslationOptions()
         translation.cacheSize = translationCache
         translation.heat = translationHeat
+        translation.isBeside = translationThread
         return BackendOptions(
             accelerator: accel == .auto ? RuntimeFolder.measuredAccelerator() : accel, engine: cpuEngine,
             translation: translation)
@@ -95,6 +96,13 @@ struct AccelerationArguments: ParsableArguments {
             "How often the software CPU interprets code before it translates it, 1 to 100.", valueName: "n",
             visibility: .hidden))
     var translationHeat: UInt8?
+
+    @Flag(
+        inversion: .prefixedNo,
+        help: ArgumentHelp(
+            "Whether the software CPU translates code on a thread of its own.",
+            discussion: "It does where smolvmm may run on more than one processor, unless told otherwise."))
+    var translationThread: Bool?
 }
 
 extension MachineConsole: ExpressibleByArgument {}

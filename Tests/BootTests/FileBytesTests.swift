@@ -24,17 +24,21 @@ struct FileBytesTests {
     #if os(Linux)
         private func open(_ flags: Int32) -> Int32 { unsafe Glibc.open(path, flags | O_CLOEXEC) }
 
-        /// The file, mapped. A program that another test is about to start may still have it open for writing for a moment.
+        /// What `attempt` returns once it is not nil: a program that another test is about to start may still have for a moment
+        /// what this one has closed.
+        private func eventually<Value>(_ attempt: () -> Value?) -> Value? {
+            for _ in 0..<1000 {
+                if let value = attempt() { return value }
+                usleep(5000)
+            }
+            return nil
+        }
+
+        /// The file, mapped.
         private func mapped() throws -> FileBytes {
             let descriptor = open(O_RDONLY)
             defer { close(descriptor) }
-            var bytes: FileBytes?
-            for _ in 0..<1000 {
-                bytes = FileBytes(mapping: descriptor, size: content.count)
-                if bytes != nil { break }
-                usleep(5000)
-            }
-            return try #require(bytes)
+            return try #require(eventually { FileBytes(mapping: descriptor, size: content.count) })
         }
 
         @Test func `a mapped file is what it was, and who would change it waits until it is no longer needed`() throws {
@@ -49,9 +53,11 @@ struct FileBytesTests {
                 close(reader)
                 #expect(bytes.array == content)
             }
-            let writer = open(O_WRONLY | O_TRUNC | O_NONBLOCK)
-            #expect(writer >= 0)
-            close(writer)
+            let writer = eventually {
+                let writer = open(O_WRONLY | O_TRUNC | O_NONBLOCK)
+                return writer < 0 ? nil : writer
+            }
+            close(try #require(writer))
         }
 
         @Test func `a file that somebody may be changing, or that has another size, is not mapped`() throws {

@@ -14,6 +14,15 @@
 #include <time.h>
 #include <unistd.h>
 
+/// Tells the processor that this thread looks at something again and again until another one changes it.
+static inline void chost_pause(void) {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /// Descriptors that one call can wait for.
 enum { CHOST_WAIT_LIMIT = 32 };
 

@@ -79,7 +79,7 @@ internal import Synchronization
     private let size: Int
 
     init(_ type: Qcow2Compression, size: Int) throws(DiskImageError) {
-        let threads = min(max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))), Self.mostThreads)
+        let threads = min(usableProcessors(), Self.mostThreads)
         var list: [ClusterCompressor] = []
         for _ in 0..<threads { list.append(try ClusterCompressor(type, size: size)) }
         compressors = list

@@ -87,7 +87,7 @@ struct BlockTranslator: ~Copyable {
     /// The far targets of the context that are free.
     var farTargets: Range<Int>
     /// Finds the blocks that this one leads to. Nil for plain code: each access by itself, and no block in another's code.
-    private let neighbours: Neighbours?
+    private let neighbours: TranslationSource?
     /// Where the context has what is known of the next page.
     private var nextPagePlace: Int?
     var isPlain: Bool { neighbours == nil }
@@ -170,7 +170,7 @@ struct BlockTranslator: ~Copyable {
 
     init(
         _ code: consuming Assembler, _ routines: SharedRoutines, _ set: AccessSet, farTargets: Range<Int>,
-        leavesSystem: Bool, neighbours: Neighbours?
+        leavesSystem: Bool, neighbours: TranslationSource?
     ) {
         self.code = code
         self.routines = routines
@@ -505,7 +505,7 @@ struct BlockTranslator: ~Copyable {
         case .dispatch(let target, let site): leaveFor(target, site: site)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
         case .findNextPage(let target, let place, let resume, let count):
-            guard let page = neighbours?.nextPage?.physical else { break }
+            guard let page = neighbours?.nextPage else { break }
             findNextPage(page, target: target, place: place, resume: resume, count: count)
         case .findSecond(let resume, let otherwise):
             code.call(routines.findSecond)

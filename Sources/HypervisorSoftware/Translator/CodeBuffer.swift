@@ -5,8 +5,8 @@
     internal import CHost
     internal import Glibc
 
-    /// The code buffer. Its pages are touched as they are filled.
-    @safe struct CodeBuffer {
+    /// The code buffer. Its pages are touched as they are filled. Threads may have it in common: each writes what is its own.
+    @safe struct CodeBuffer: @unchecked Sendable {
         let size: Int
         /// The buffer where it can be written.
         let writable: UnsafeMutablePointer<UInt8>

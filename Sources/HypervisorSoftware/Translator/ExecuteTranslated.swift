@@ -31,7 +31,8 @@ extension Core {
                 of: findNextPageForTranslatedCode, toByteOffset: ContextLayout.findNextPage, as: FindFunction.self)
             guard configuration.engine != .interpret, code.translator == nil else { return }
             code.translator = Translator(
-                coreOffsets(), size: configuration.translationCache / 2, leavesSystem: configuration.engine == .check)
+                coreOffsets(), size: configuration.translationCache / 2, leavesSystem: configuration.engine == .check,
+                isBeside: configuration.translatesBeside)
         }
 
         private mutating func coreOffsets() -> SharedRoutines.CoreOffsets {
@@ -83,7 +84,7 @@ extension Core {
                     counts.interpretations &+= 1
                     // SAFETY: a field of the context.
                     let place = unsafe context.load(fromByteOffset: ContextLayout.exitRIP, as: UInt64.self)
-                    translator.translateTail(detail, Int(truncatingIfNeeded: place), accessSet, blocks)
+                    translateRest(detail, site: Int(truncatingIfNeeded: place), translator)
                     budget -= 1
                     if try interpretAlone(detail), mustLook { return }
                 case .stopped, nil:
@@ -126,9 +127,9 @@ extension Core {
             if unsafe header.pointee.code != 0 {
                 return unsafe Int(header.pointee.code)
             }
-            unsafe header.pointee.heat &+= 1
+            unsafe header.pointee.heat = min(header.pointee.heat, .max - 1) + 1
             guard unsafe header.pointee.heat >= configuration.translationHeat else { return nil }
-            return translate(slot, translator)
+            return unsafe header.pointee.isAwaited ? awaitedTranslation(slot, translator) : translate(slot, translator)
         }
 
         /// The code of the instruction in the scratch slots, if it lies in two pages and runs often enough.
@@ -145,7 +146,13 @@ extension Core {
             }
             crossing.heat = min(crossing.heat, .max - 1) + 1
             blocks.remember(crossing)
-            guard crossing.heat >= configuration.translationHeat,
+            guard crossing.heat >= configuration.translationHeat else { return nil }
+            if blocks.isAwaited(crossing, accessSet) {
+                guard let entry = awaitedTranslation(crossing.slot, translator) else { return nil }
+                lastCrossing = rip
+                return entry
+            }
+            guard
                 let next = translations.fetchable(rip &+ 4096, accessSet)
             else { return nil }
             crossing.slot = blocks.add(crossing, next, accessSet)
@@ -163,13 +170,52 @@ extension Core {
             if blocks.callsItself(slot), unsafe header.pointee.heat < min(.max / 3, configuration.translationHeat) * 3 {
                 return nil
             }
+            takeTranslations(translator)
             blocks.reserve(for: translator)
-            let entry = translator.translate(
-                slot, heat: max(1, configuration.translationHeat / 4 * 3),
-                nextPage: translations.fetchable(rip &+ 4096, accessSet), blocks)
-            guard entry != 0 else { return nil }
-            unsafe header.pointee.code = UInt32(entry)
-            return entry
+            let source = source(of: slot)
+            guard !translator.ask(for: source) else {
+                unsafe header.pointee.isAwaited = true
+                return nil
+            }
+            return translator.translate(source).flatMap { code.install($0) }
+        }
+
+        /// The block in `slot`, which is at RIP, for its translation.
+        private mutating func source(of slot: UInt32) -> TranslationSource {
+            blocks.source(
+                of: slot, heat: max(1, configuration.translationHeat / 4 * 3),
+                nextPage: translations.fetchable(rip &+ 4096, accessSet))
+        }
+
+        /// Has the rest of a block from `slot` on translated without groups, and a jump in the block lead there. The code is the block's:
+        /// nothing else leads to it.
+        @inline(never)
+        private mutating func translateRest(_ slot: UInt32, site: Int, _ translator: Translator) {
+            takeTranslations(translator)
+            guard !translator.isAwaited(site),
+                let source = blocks.source(ofRestAt: slot, site: site, accessSet), !translator.ask(for: source)
+            else { return }
+            _ = translator.translate(source).flatMap { code.install($0) }
+        }
+
+        /// The code of a block that another thread translates, if it has come.
+        @inline(never)
+        private mutating func awaitedTranslation(_ slot: UInt32, _ translator: Translator) -> Int? {
+            translator.want(slot)
+            takeTranslations(translator)
+            // SAFETY: as above.
+            let header = unsafe blocks.header(slot)
+            if unsafe header.pointee.code != 0 { return unsafe Int(header.pointee.code) }
+            guard translator.isLate() else { return nil }
+            blocks.reserve(for: translator)
+            return translator.translate(source(of: slot)).flatMap { code.install($0) }
+        }
+
+        /// What another thread has translated runs from now on.
+        private mutating func takeTranslations(_ translator: Translator) {
+            while let (translation, isStale) = translator.takeTranslation() {
+                _ = code.install(translation, isStale: isStale)
+            }
         }
 
         /// Enters translated code at `entry`, which is for RIP and the block in `slot`, and comes back when it is left.

@@ -7,27 +7,18 @@
 
 /// The page behind that of a block, for one translation of the block. What lies there counts its offsets from the base of the
 /// block's page, from 4096 on.
-@safe final class NextPage {
+struct NextPage {
     /// Its physical address.
     let physical: UInt64
-    private let shared: SharedCode
-    /// What was asked for, by its offset.
-    private var found: [UInt64: Neighbour?] = [:]
-
-    init(_ shared: SharedCode, physical: UInt64) {
-        self.shared = shared
-        self.physical = physical
-    }
+    let shared: SharedCode
 
     /// A copy of the block at `target`, an offset from the page base, if it runs often: one here, or an instruction that lies in
     /// both pages.
     /// - Parameter own: those of the block's page.
     func find(_ target: UInt64, _ own: Neighbours) -> Neighbour? {
         guard target > 4096 - 15, target < 2 * 4096 else { return nil }
-        if let known = found[target] { return known }
-        let block = shared.arena.hasRoom ? target < 4096 ? copyCrossing(target, own) : copyBlock(target, own) : nil
-        found[target] = .some(block)
-        return block
+        guard shared.arena.hasRoom else { return nil }
+        return target < 4096 ? copyCrossing(target, own) : copyBlock(target, own)
     }
 
     private func copyBlock(_ target: UInt64, _ own: Neighbours) -> Neighbour? {

@@ -64,7 +64,7 @@ struct TranslationUnit {
     ///     another's code.
     ///   - leavesSystem: whether all that looks at system flags or changes them is left to the interpreter.
     init(
-        _ firstSlot: UInt32, _ total: Int, start: UInt64, neighbours: Neighbours?, leavesSystem: Bool,
+        _ firstSlot: UInt32, _ total: Int, start: UInt64, neighbours: TranslationSource?, leavesSystem: Bool,
         streams: AccessStreams? = nil, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         self.streams = streams
@@ -157,7 +157,7 @@ private struct UnitPlanner {
     }
 
     let start: UInt64
-    let neighbours: Neighbours?
+    let neighbours: TranslationSource?
     let leavesSystem: Bool
 
     private var instructionsJoined = 0
@@ -165,7 +165,7 @@ private struct UnitPlanner {
     private var branches: [Way] = []
     private var storedValues = StoredValues()
 
-    init(start: UInt64, neighbours: Neighbours?, leavesSystem: Bool) {
+    init(start: UInt64, neighbours: TranslationSource?, leavesSystem: Bool) {
         self.start = start
         self.neighbours = neighbours
         self.leavesSystem = leavesSystem
@@ -217,7 +217,7 @@ private struct UnitPlanner {
 
     /// Whether a function that begins with `block` may return from there, or from a block that this one leads to.
     private func returnsSoon(
-        _ block: Neighbour, _ neighbours: Neighbours, _ instruction: (UInt32) -> DecodedInstruction
+        _ block: Neighbour, _ neighbours: TranslationSource, _ instruction: (UInt32) -> DecodedInstruction
     ) -> Bool {
         func returns(_ block: Neighbour) -> Bool { instruction(block.slot + UInt32(block.count)).handler == .ret }
         return returns(block)
@@ -253,7 +253,7 @@ private struct UnitPlanner {
     /// Finds the groups and streams of one run, and its ways out.
     private mutating func plan(
         _ steps: inout [TranslationUnit.Step], _ firstSlot: UInt32, _ number: Int, from way: Way?,
-        _ neighbours: Neighbours, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
+        _ neighbours: TranslationSource, _ instruction: (UInt32) -> DecodedInstruction, _ unit: inout TranslationUnit
     ) -> Way? {
         var known = way?.known ?? Known(values: RegisterValues(knowsHalves: unit.streams != nil))
         let call = way?.call
@@ -413,48 +413,4 @@ struct InlinedCall: Equatable {
     var slot: UInt32
     /// Where it returns to, an offset from the page base.
     var returnTarget: UInt64
-}
-
-/// A block that others may be joined to.
-struct Neighbour {
-    /// Of its header.
-    var slot: UInt32
-    /// Its instructions.
-    var count: Int
-    /// Those of its instructions.
-    var slots: Range<UInt32> { slot + 1..<slot + 1 + UInt32(count) }
-    /// Whether it is a copy of code that lies in the next page, or ends there.
-    var needsNextPage = false
-}
-
-/// The blocks of one page for one way of access that run often enough to be joined to those that lead to them, and those of the
-/// page behind it.
-struct Neighbours {
-    let index: BlockIndex
-    /// The physical address of the page.
-    let page: UInt64
-    let set: AccessSet
-    /// How often they have run.
-    let heat: UInt8
-    /// The page behind it, if that is known.
-    let nextPage: NextPage?
-
-    /// The block at `target`, an offset from the page base.
-    func find(_ target: UInt64) -> Neighbour? {
-        guard target < 4096, let block = index.find(page | target, .bits64, set, heat: heat) else {
-            return nextPage?.find(target, self)
-        }
-        return block
-    }
-}
-
-extension BlockIndex {
-    /// The block at `physical` for `mode` and `set`, if it has run `heat` times.
-    func find(_ physical: UInt64, _ mode: CodeMode, _ set: AccessSet, heat: UInt8) -> Neighbour? {
-        guard let slot = find(physical, mode, set) else { return nil }
-        // SAFETY: what was found is a block's header.
-        let header = unsafe slots.header(slot)
-        guard unsafe header.pointee.heat >= heat else { return nil }
-        return unsafe Neighbour(slot: slot, count: min(Int(header.pointee.count), BlockTranslator.longest))
-    }
 }

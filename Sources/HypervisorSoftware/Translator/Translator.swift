@@ -2,26 +2,46 @@
 // The translator of a machine: its code buffer, and the code of blocks in it.
 
 #if arch(x86_64) && os(Linux)
-    internal import CHost
+    internal import Host
+    internal import Synchronization
 
     /// Translated code of a machine's blocks. Like the blocks, it belongs to the thread that runs the processors.
     @safe final class Translator {
-        /// Room that a block may need in each section.
-        private static let largestBlock = 64 << 10
-        private static let farTargetsInPiece = ContextLayout.farTargetCount / Pieces<Int>.count
+        /// How often nothing may have come before the other thread is late: some tenths of a millisecond, for each call is for a block
+        /// that is interpreted.
+        private static let mostCallsInVain = 3000
+        /// How many blocks are translated here when it was late, first and at most.
+        private static let absences = 64...8192
+        /// So many answers in time halve that.
+        private static let promptAnswers = 256
 
+        let queue: TranslationQueue
         let buffer: CodeBuffer
         private let routines: SharedRoutines
-        /// For a check: system instructions are the interpreter's.
-        private let leavesSystem: Bool
-        /// What is free of the present piece, for straight paths and for what lies beside them.
-        private var straight = 0..<0
-        private var beside = 0..<0
-        private var provisions = (straight: Provision(step: provision), beside: Provision(step: provision))
-        /// Bytes that it is asked for at a time.
-        private static let provision = 128 << 10
-        /// The far targets of each context that are free for it.
-        private var farTargets = 0..<0
+        /// Whether blocks are translated on another thread.
+        private(set) var isBeside: Bool
+        private var thread: StartedThread?
+        /// What was asked for, and has not come.
+        private struct Awaited {
+            let slot: UInt32
+            /// For the rest of a block.
+            let site: Int?
+            let nextPage: UInt64?
+            /// The next page has other code by now.
+            var isStale = false
+        }
+        private var awaited: [Awaited] = []
+        /// How much was asked for and has not been answered, whether it is given up or not.
+        private var unanswered = 0
+        private var callsInVain = 0
+        /// How many blocks are still translated here, for the host has had better things to do than to run the other thread.
+        private var absence = 0
+        private var nextAbsence = absences.lowerBound
+        private var prompt = 0
+        /// The number of the present requests.
+        private var epoch = 0
+        /// Another thread had no room for a block.
+        private var lacksRoom = false
         /// The entries of the code. Where all pieces are full, the one that was filled first is filled anew.
         private var entries = Pieces<Int>()
         /// How often control came to code that had become invalid: what led there must look its target up again.
@@ -37,54 +57,37 @@
         private var incoming: [Int: [Link]] = [:]
 
         /// Nil where the host cannot run what would be translated: its processor must have what guests have.
-        /// - Parameter size: bytes for code.
-        init?(_ core: SharedRoutines.CoreOffsets, size: Int, leavesSystem: Bool) {
-            precondition(size / Pieces<Int>.count >= 4 * Self.largestBlock)
-            guard chost_has_x86_64_v2() != 0, let buffer = CodeBuffer(size: size) else { return nil }
-            self.buffer = buffer
-            self.leavesSystem = leavesSystem
-            // SAFETY: the assembler stays below the buffer's size.
-            var code = unsafe Assembler(buffer.writable, size: size, section: 0..<size)
-            routines = SharedRoutines(&code, core, hasRotate: chost_has_bmi2() != 0)
-            beginPiece()
+        /// - Parameters:
+        ///   - size: bytes for code.
+        ///   - isBeside: whether to translate on another thread, with the first block that is.
+        init?(_ core: SharedRoutines.CoreOffsets, size: Int, leavesSystem: Bool, isBeside: Bool) {
+            guard let writer = CodeWriter(core, size: size, leavesSystem: leavesSystem) else { return nil }
+            buffer = writer.buffer
+            routines = writer.routines
+            queue = TranslationQueue(writer)
+            self.isBeside = isBeside
         }
 
-        deinit { buffer.deallocate() }
-
-        /// Where the present piece lies.
-        private var piece: Range<Int> {
-            let size = buffer.size / Pieces<Int>.count
-            return entries.present * size..<(entries.present + 1) * size
-        }
-
-        /// The next code is the first of the present piece: five eighths of it are for straight paths.
-        private func beginPiece() {
-            let number = entries.present
-            let middle = piece.lowerBound + piece.count / 8 * 5
-            straight = (number == 0 ? routines.end : piece.lowerBound)..<middle
-            beside = middle..<piece.upperBound
-            farTargets = number * Self.farTargetsInPiece..<(number + 1) * Self.farTargetsInPiece
-            provisions.straight.begin(at: straight.lowerBound)
-            provisions.beside.begin(at: beside.lowerBound)
-        }
-
-        /// Has the host provide pages for the next code.
-        private func provide(_ section: Range<Int>, _ provision: inout Provision) {
-            let needed = section.lowerBound + Self.provision / 4
-            if let range = provision.next(before: needed, limit: section.upperBound) { buffer.provide(range) }
+        deinit {
+            queue.close()
+            thread.take()?.join()
+            buffer.deallocate()
         }
 
         /// Whether there is room for another block. Otherwise `evictOldest` makes it.
-        var hasRoom: Bool { min(straight.count, beside.count) >= Self.largestBlock }
+        var hasRoom: Bool { isBeside && !lacksRoom || queue.writer.withLock { $0.hasRoom } }
 
         /// Goes on in the piece that is empty, or was filled first. Returns the blocks that the code there was the translation of, and
-        /// is no more. What may lead there but by links must be forgotten, too.
+        /// is no more. What may lead there but by links must be forgotten, too, and nothing be asked for.
         func evictOldest() -> [UInt32] {
+            precondition(awaited.isEmpty)
+            lacksRoom = false
             let evicted = entries.advance()
-            beginPiece()
+            // Another thread may fill the piece anew from then on.
+            defer { queue.writer.withLock { $0.begin(piece: entries.present) } }
             guard !evicted.isEmpty else { return [] }
-            let range = piece
             for entry in evicted { unlink(entry) }
+            let range = CodeWriter.range(ofPiece: entries.present, buffer)
             incoming = incoming.compactMapValues { links in
                 guard links.contains(where: { range.contains($0.site) }) else { return links }
                 let others = links.filter { !range.contains($0.site) }
@@ -99,55 +102,104 @@
             unsafe UnsafeRawPointer(buffer.writable + entry + CodeEntry.ownerOffset).load(as: UInt32.self)
         }
 
-        /// Translates the block whose header is `slot`, with those that it leads to in its page, or in the next one, if they have run
-        /// `heat` times. Returns where the code is, or 0 if it has not worked out.
-        /// - Parameter nextPage: the physical address of the next page, if that is known.
-        func translate(_ slot: UInt32, heat: UInt8, nextPage: UInt64?, _ blocks: BlockCache) -> Int {
-            let header = unsafe blocks.header(slot)
-            let count = unsafe Int(header.pointee.count)
-            let set = unsafe header.pointee.set
-            let neighbours = unsafe Neighbours(
-                index: blocks.index, page: header.pointee.physical & ~4095, set: set, heat: heat,
-                nextPage: nextPage.map(blocks.nextPage))
-            let slots = blocks.index.slots
-            var joined: [UInt32] = []
-            let entry = write(set, neighbours) { block in
-                // SAFETY: the slots of blocks and their closing slots.
-                let entry = block.translate(slot + 1, count: count, owner: slot) {
-                    unsafe slots.instruction($0).pointee
-                }
-                joined = block.joined
-                return entry
+        /// Translates a block, with those that are joined to it, here and now. Nil while another thread does so with some other one.
+        func translate(_ source: TranslationSource) -> TranslatedBlock? {
+            let translation = queue.writer.withLockIfAvailable { $0.translate(source) }
+            if let translation {
+                absence = max(0, absence - 1)
+                lacksRoom = translation.entry == 0
             }
-            if entry != 0 {
-                blocks.join(slot, joined, nextPage: nextPage)
-                counts.joins += UInt64(joined.count)
-            }
-            return entry
+            return translation
         }
 
-        /// Has code written by `body`, which returns where to enter it.
-        /// - Parameter neighbours: nil to have each access by itself, and no block joined.
-        private func write(
-            _ set: AccessSet, _ neighbours: Neighbours? = nil, _ body: (inout BlockTranslator) -> Int
-        ) -> Int {
-            provide(straight, &provisions.straight)
-            provide(beside, &provisions.beside)
-            // SAFETY: as above.
-            let code = unsafe Assembler(buffer.writable, size: buffer.size, section: straight, other: beside)
-            var block = BlockTranslator(
-                code, routines, set, farTargets: farTargets, leavesSystem: leavesSystem, neighbours: neighbours)
-            let entry = body(&block)
-            guard !block.code.overflowed else { return 0 }
-            straight = block.code.position..<straight.upperBound
-            beside = block.code.otherPosition..<beside.upperBound
-            farTargets = block.farTargets
-            if block.hasStreams { counts.walkingLoops += 1 }
-            counts.inlinedCalls += block.inlinedCalls
-            entries.append(entry)
-            counts.translations += 1
-            return entry
+        /// Has a block translated on another thread. Returns whether it will be: too much may be asked for already, or the host not run
+        /// that thread.
+        func ask(for source: TranslationSource) -> Bool {
+            guard isBeside, absence == 0, unanswered < TranslationQueue.capacity else { return false }
+            if thread == nil {
+                thread = queue.start()
+                guard thread != nil else {
+                    isBeside = false
+                    return false
+                }
+            }
+            guard queue.ask(TranslationQueue.Request(source: source, epoch: epoch)) else { return false }
+            unanswered += 1
+            awaited.append(Awaited(slot: source.block.slot, site: source.site, nextPage: source.nextPage))
+            return true
         }
+
+        /// Whether the rest of a block has been asked for that the jump at `site` shall lead to.
+        func isAwaited(_ site: Int) -> Bool { awaited.contains { $0.site == site } }
+
+        /// Control has come to a block that was asked for.
+        func want(_ slot: UInt32) { queue.want(slot) }
+
+        /// Whether the other thread does not come to run: what was asked for had better be translated here.
+        func isLate() -> Bool {
+            guard callsInVain > Self.mostCallsInVain else { return false }
+            if absence == 0 {
+                absence = nextAbsence
+                nextAbsence = min(nextAbsence * 2, Self.absences.upperBound)
+                prompt = 0
+            }
+            return true
+        }
+
+        /// Something that was asked for and has come, and whether it is of no use any more.
+        func takeTranslation() -> (translation: TranslatedBlock, isStale: Bool)? {
+            while unanswered > 0 {
+                guard let answer = queue.takeAnswer() else {
+                    callsInVain += 1
+                    return nil
+                }
+                callsInVain = 0
+                unanswered -= 1
+                prompt += 1
+                if prompt == Self.promptAnswers {
+                    prompt = 0
+                    nextAbsence = max(nextAbsence / 2, Self.absences.lowerBound)
+                }
+                let translation = answer.translation
+                guard answer.epoch == epoch,
+                    let index = awaited.firstIndex(where: {
+                        $0.slot == translation.slot && $0.site == translation.site
+                    })
+                else { continue }
+                counts.translatedBeside += 1
+                if translation.entry == 0 { lacksRoom = true }
+                return (translation, awaited.remove(at: index).isStale)
+            }
+            return nil
+        }
+
+        /// Nothing that was asked for is wanted any more. Returns the slots of the headers of those blocks.
+        func giveUp() -> [UInt32] {
+            epoch += 1
+            defer { awaited.removeAll(keepingCapacity: true) }
+            return awaited.filter { $0.site == nil }.map(\.slot)
+        }
+
+        /// The code in a page became invalid.
+        func noteChange(_ page: UInt64) {
+            for index in awaited.indices where awaited[index].nextPage == page { awaited[index].isStale = true }
+        }
+
+        /// The code of a translation is run from now on.
+        func add(_ translation: TranslatedBlock) {
+            entries.append(translation.entry)
+            counts.translations += 1
+            if translation.hasStreams { counts.walkingLoops += 1 }
+            counts.inlinedCalls += translation.inlinedCalls
+            counts.joins += UInt64(translation.joined.count)
+            if let site = translation.site {
+                link(site, to: translation.entry)
+                counts.tails += 1
+            }
+        }
+
+        /// A translation was made of code that has changed since.
+        func noteUseless() { counts.useless += 1 }
 
         /// Writes where code is already.
         private var patching: Assembler { unsafe Assembler(buffer.writable, size: buffer.size) }
@@ -162,26 +214,6 @@
         /// The jumps that were linked to `code` lead where they did before.
         private func unlink(_ code: Int) {
             for link in incoming.removeValue(forKey: code) ?? [] { patching.link(link.site, to: link.unlinked) }
-        }
-
-        /// Translates the rest of a block from `slot` on without groups, and makes a jump in the block lead there. The code
-        /// is the block's: nothing else leads to it.
-        func translateTail(_ slot: UInt32, _ site: Int, _ set: AccessSet, _ blocks: BlockCache) {
-            let slots = blocks.index.slots
-            // SAFETY: a block's slots, up to the closing one.
-            let end = (0...BlockTranslator.longest).first {
-                unsafe slots.instruction(slot + UInt32($0)).pointee.handler == .endOfBlock
-            }
-            guard hasRoom, let count = end, count > 0 else { return }
-            let tail = write(set) { block in
-                // SAFETY: the slots of a block and its closing slot.
-                block.translate(slot, count: count, owner: CodeEntry.noOwner) {
-                    unsafe slots.instruction($0).pointee
-                }
-            }
-            guard tail != 0 else { return }
-            link(site, to: tail)
-            counts.tails += 1
         }
 
         /// The block whose code is at `code` is no longer what the guest has: whoever comes there leaves.
@@ -200,10 +232,11 @@
         /// Control came to invalid code.
         func noteDetour() { detours += 1 }
 
-        /// Forgets all code.
+        /// Forgets all code. Nothing may be asked for.
         func empty() {
+            precondition(awaited.isEmpty)
             entries.empty()
-            beginPiece()
+            queue.writer.withLock { $0.begin(piece: 0) }
             incoming.removeAll(keepingCapacity: true)
         }
 
@@ -234,12 +267,17 @@
         func invalidate(_ code: Int) {}
         func empty() {}
         func evictOldest() -> [UInt32] { [] }
+        func giveUp() -> [UInt32] { [] }
+        func noteChange(_ page: UInt64) {}
     }
 #endif
 
 /// What was done, for `--stats`.
 struct TranslatorCounts {
     var translations: UInt64 = 0
+    /// Of those, and of others that were of no use any more, the ones that another thread made.
+    var translatedBeside: UInt64 = 0
+    var useless: UInt64 = 0
     var links: UInt64 = 0
     var tails: UInt64 = 0
     var joins: UInt64 = 0

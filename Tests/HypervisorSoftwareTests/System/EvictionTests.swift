@@ -12,8 +12,10 @@ struct EvictionTests {
     private static let additions = 20
 
     /// RBX rounds through blocks of ADD EAX, [RSI+RCX]; JMP on, which fill the region, with RAX = 0.
-    private func machine(_ engine: SoftwareEngine, heat: UInt8, rounds: UInt64) throws -> (SupervisorMachine, Int) {
-        let machine = try SupervisorMachine(engine, heat: heat)
+    private func machine(
+        _ engine: SoftwareEngine, heat: UInt8, rounds: UInt64, isBeside: Bool = false
+    ) throws -> (SupervisorMachine, Int) {
+        let machine = try SupervisorMachine(engine, heat: heat, isBeside: isBeside)
         let block = [UInt8]((0..<Self.additions).flatMap { _ in [0x03, 0x04, 0x0e] }) + [0xeb, 0]
         let count = (Self.regionSize - 16) / block.count
         try machine.write((0..<count).flatMap { _ in block }, at: Self.region)
@@ -37,6 +39,13 @@ struct EvictionTests {
         let (machine, additions) = try machine(engine, heat: heat, rounds: rounds)
         #expect(machine.runToHalt(slices: 10_000) == nil)
         #expect(machine.core.general[0] == rounds * UInt64(additions) * 3)
+        #expect(machine.core.code.evictions >= 8)
+    }
+
+    @Test func `and when another thread translates it`() throws {
+        let (machine, additions) = try machine(.translate, heat: 1, rounds: 20, isBeside: true)
+        #expect(machine.runToHalt(slices: 100_000) == nil)
+        #expect(machine.core.general[0] == UInt64(20 * additions * 3))
         #expect(machine.core.code.evictions >= 8)
     }
 

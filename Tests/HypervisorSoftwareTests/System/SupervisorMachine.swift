@@ -50,10 +50,13 @@ final class SupervisorMachine {
     let memory: GuestMemory
     var core: Core
 
-    /// - Parameter heat: how often a block runs before it is translated.
-    init(_ engine: SoftwareEngine, heat: UInt8 = 1) throws {
+    /// - Parameters:
+    ///   - heat: how often a block runs before it is translated.
+    ///   - isBeside: whether that is done by another thread.
+    init(_ engine: SoftwareEngine, heat: UInt8 = 1, isBeside: Bool = false) throws {
         memory = try GuestMemory(size: 2 << 20)
-        let configuration = SoftwareConfiguration.eager(engine, heat: heat)
+        var configuration = SoftwareConfiguration.eager(engine, heat: heat)
+        configuration.translatesBeside = isBeside
         core = Core(
             index: 0, configuration: configuration, code: SharedCode(memory, configuration), bus: Bus(),
             clock: GuestClock(), interrupts: NoInterrupts())
