@@ -170,8 +170,8 @@ package final class WaitingList<Element: Sendable>: @unchecked Sendable {
 @safe package final class Ring<Element: Sendable>: @unchecked Sendable {
     private let capacity: Int
     private let elements: UnsafeMutablePointer<Element?>
-    /// How many were put there, and taken.
-    private let put = Atomic<Int>(0)
+    /// How many were put there, and taken, since it was made.
+    private let added = Atomic<Int>(0)
     private let taken = Atomic<Int>(0)
 
     package init(capacity: Int) {
@@ -186,22 +186,23 @@ package final class WaitingList<Element: Sendable>: @unchecked Sendable {
         unsafe elements.deallocate()
     }
 
-    package var isEmpty: Bool { taken.load(ordering: .relaxed) == put.load(ordering: .sequentiallyConsistent) }
+    /// For the thread that takes.
+    package var isEmpty: Bool { taken.load(ordering: .relaxed) == added.load(ordering: .sequentiallyConsistent) }
 
     /// Returns whether there was room. Whoever takes sees it before what this thread does next.
     package func put(_ element: Element) -> Bool {
-        let number = put.load(ordering: .relaxed)
+        let number = added.load(ordering: .relaxed)
         guard number - taken.load(ordering: .acquiring) < capacity else { return false }
         // SAFETY: of two threads only this one has the element until it is put.
         unsafe elements[number % capacity] = element
-        put.store(number + 1, ordering: .sequentiallyConsistent)
+        added.store(number + 1, ordering: .sequentiallyConsistent)
         return true
     }
 
     /// The next element, if there is one.
     package func take() -> Element? {
         let number = taken.load(ordering: .relaxed)
-        guard number != put.load(ordering: .acquiring) else { return nil }
+        guard number != added.load(ordering: .acquiring) else { return nil }
         // SAFETY: the other thread has put it, and leaves it alone until it is taken.
         let element = unsafe elements[number % capacity].take()
         taken.store(number + 1, ordering: .releasing)

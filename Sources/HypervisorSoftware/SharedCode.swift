@@ -137,9 +137,9 @@ private struct JoinedCode {
     }
 
     #if arch(x86_64) && os(Linux)
-        /// A block, or the rest of one, runs translated from now on. Returns where its code is, or nil if it is of no use: there was no room, or something that
-        /// it was made of has changed since.
-        /// - Parameter isStale: whether that is so in the next page.
+        /// A block, or the rest of one, runs translated from now on. Returns where the block's code is, or nil if it is of no use: there was
+        /// no room, or something that it was made of has changed since.
+        /// - Parameter isStale: whether the next page has.
         func install(_ translation: TranslatedBlock, isStale: Bool = false) -> Int? {
             guard translation.site == nil else {
                 // If the block has changed nobody comes to the jump any more.

@@ -88,8 +88,10 @@ public final class SoftwareVirtualMachine: VirtualMachine {
         let checked = code.lockstep.map { [("runs that both engines agreed on", $0.runs)] } ?? []
         return [
             ("instructions", instructions), ("blocks decoded", UInt64(code.decoded)),
-            ("blocks translated", translator.translations), ("by another thread", translator.translatedBeside),
-            ("of code that had changed meanwhile", translator.useless), ("blocks joined to others", translator.joins),
+            ("blocks translated", translator.translations),
+            ("blocks that another thread translated", translator.translatedBeside),
+            ("of those, code that had changed meanwhile", translator.useless),
+            ("blocks joined to others", translator.joins),
             ("calls whose functions are in the caller's code", translator.inlinedCalls),
             ("loops with a copy that runs through pages", translator.walkingLoops),
             ("jumps linked", translator.links),

@@ -9,7 +9,7 @@
     @safe final class Translator {
         /// How often nothing may have come before the other thread is late: some tenths of a millisecond, for each call is for a block
         /// that is interpreted.
-        private static let mostCallsInVain = 3000
+        private static let mostCallsInVain = 6000
         /// How many blocks are translated here when it was late, first and at most.
         private static let absences = 64...8192
         /// So many answers in time halve that.
@@ -135,7 +135,8 @@
         /// Control has come to a block that was asked for.
         func want(_ slot: UInt32) { queue.want(slot) }
 
-        /// Whether the other thread does not come to run: what was asked for had better be translated here.
+        /// Whether the other thread does not come to run: what was asked for had better be translated here, and nothing is asked for
+        /// for some time.
         func isLate() -> Bool {
             guard callsInVain > Self.mostCallsInVain else { return false }
             if absence == 0 {

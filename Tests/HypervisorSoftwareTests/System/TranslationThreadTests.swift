@@ -152,7 +152,7 @@
             #expect(!translator.isLate())
             translator.queue.writer.withLock { _ in
                 #expect(translator.ask(for: source))
-                for _ in 0...3000 { #expect(translator.takeTranslation() == nil) }
+                for _ in 0...6000 { #expect(translator.takeTranslation() == nil) }
             }
             #expect(translator.isLate())
             #expect(!translator.ask(for: source))
