@@ -11,9 +11,9 @@
     final class TranslationQueue: Sendable {
         /// Most requests whose answers have not been taken.
         static let capacity = 64
-        /// How often the thread looks whether it has something to do before it sleeps: for some tenths of a millisecond, for to wake it
-        /// takes the host longer than it takes to translate a block.
-        private static let looks = 6000
+        /// How often the thread looks whether it has something to do before it sleeps: for a tenth of a millisecond, for to wake it takes
+        /// the host longer than it takes to translate a block.
+        private static let looks = 2000
         private static let looksAtOnce = 50
 
         struct Request {
