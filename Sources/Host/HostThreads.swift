@@ -92,7 +92,7 @@ package func withHelperThreads(_ count: Int, helper: @escaping @Sendable () -> V
     package func lock() { unsafe pthread_mutex_lock(mutex) }
     package func unlock() { unsafe pthread_mutex_unlock(mutex) }
 
-    func locked<Value>(_ body: () -> Value) -> Value {
+    package func locked<Value>(_ body: () -> Value) -> Value {
         lock()
         defer { unlock() }
         return body()

@@ -210,8 +210,13 @@ struct BlockHeader {
         return unsafe header.pointee.isBlock(at: crossing.physical, crossing.mode, set) ? header : nil
     }
 
-    /// A block for the translation of `crossing`, which ends in the physical page `next`. No block may be running.
+    /// A block for the translation of `crossing`, which ends in the physical page `next`: the one that it has, or a new one. No block
+    /// may be running.
     mutating func add(_ crossing: CrossingInstruction, _ next: UInt64, _ set: AccessSet) -> UInt32 {
+        if unsafe header(of: crossing, set) != nil {
+            shared.noteCode(next, count: crossing.instruction.nextPageOffset - 4096)
+            return crossing.slot
+        }
         _ = reserve()
         return shared.addCrossing(crossing.instruction, at: crossing.physical, next: next, set)
     }

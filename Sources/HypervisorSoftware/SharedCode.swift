@@ -141,12 +141,13 @@ private struct JoinedCode {
         /// no room, or something that it was made of has changed since.
         /// - Parameter isStale: whether the next page has.
         func install(_ translation: TranslatedBlock, isStale: Bool = false) -> Int? {
-            guard translation.site == nil else {
+            let source = translation.source
+            guard source.site == nil else {
                 // If the block has changed nobody comes to the jump any more.
                 if translation.entry != 0 { translator?.add(translation) }
                 return nil
             }
-            let header = unsafe slots.header(translation.slot)
+            let header = unsafe slots.header(source.block.slot)
             unsafe header.pointee.isAwaited = false
             guard translation.entry != 0 else { return nil }
             guard !isStale, unsafe header.pointee.isValid, unsafe header.pointee.code == 0,
@@ -156,7 +157,7 @@ private struct JoinedCode {
                 return nil
             }
             translator?.add(translation)
-            join(translation.slot, translation.joined, nextPage: translation.nextPage)
+            join(source.block.slot, translation.joined, nextPage: source.nextPage)
             unsafe header.pointee.code = UInt32(translation.entry)
             return translation.entry
         }

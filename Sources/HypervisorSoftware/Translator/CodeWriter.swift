@@ -64,18 +64,19 @@
 
         /// Translates a block with those that are joined to it, or the rest of one.
         mutating func translate(_ source: TranslationSource) -> TranslatedBlock {
-            var translation = TranslatedBlock(source)
+            var translation = TranslatedBlock(source: source)
             guard hasRoom else { return translation }
             provide(straight, &provisions.straight)
             provide(beside, &provisions.beside)
+            let isRest = source.site != nil
             // SAFETY: as above.
             let code = unsafe Assembler(buffer.writable, size: buffer.size, section: straight, other: beside)
             var block = BlockTranslator(
                 code, routines, source.set, farTargets: farTargets, leavesSystem: leavesSystem,
-                neighbours: source.site == nil ? source : nil)
+                neighbours: isRest ? nil : source)
             let entry = block.translate(
-                source.block.slot + 1, count: source.block.count,
-                owner: source.site == nil ? source.block.slot : CodeEntry.noOwner, source.instruction)
+                source.block.slot + 1, count: source.block.count, owner: isRest ? CodeEntry.noOwner : source.block.slot,
+                source.instruction)
             guard !block.code.overflowed else { return translation }
             straight = block.code.position..<straight.upperBound
             beside = block.code.otherPosition..<beside.upperBound
@@ -91,12 +92,7 @@
 
 /// Code that was written for a block.
 struct TranslatedBlock: Sendable {
-    /// The slot of the block's header, or in front of the rest of a block.
-    let slot: UInt32
-    /// The page behind the block's, if that was known.
-    let nextPage: UInt64?
-    /// For the rest of a block, the place of the jump that shall lead there.
-    let site: Int?
+    let source: TranslationSource
     /// Where to enter it; 0 where there was no room for it.
     var entry = 0
     /// The slots of the headers of blocks that are in it, too.
@@ -105,11 +101,4 @@ struct TranslatedBlock: Sendable {
     var hasStreams = false
     /// Calls whose functions are in it.
     var inlinedCalls: UInt64 = 0
-
-    /// Nothing yet.
-    init(_ source: TranslationSource) {
-        slot = source.block.slot
-        nextPage = source.nextPage
-        site = source.site
-    }
 }

@@ -140,26 +140,22 @@ extension Core {
                 lastCrossing = 1
                 return nil
             }
-            if let entry = blocks.code(of: crossing, accessSet) {
-                lastCrossing = rip
-                return entry
-            }
+            guard let entry = code(of: &crossing, translator) else { return nil }
+            lastCrossing = rip
+            return entry
+        }
+
+        /// That of `crossing`, which is at RIP and has run once more.
+        private mutating func code(of crossing: inout CrossingInstruction, _ translator: Translator) -> Int? {
+            if let entry = blocks.code(of: crossing, accessSet) { return entry }
             crossing.heat = min(crossing.heat, .max - 1) + 1
             blocks.remember(crossing)
             guard crossing.heat >= configuration.translationHeat else { return nil }
-            if blocks.isAwaited(crossing, accessSet) {
-                guard let entry = awaitedTranslation(crossing.slot, translator) else { return nil }
-                lastCrossing = rip
-                return entry
-            }
-            guard
-                let next = translations.fetchable(rip &+ 4096, accessSet)
-            else { return nil }
+            if blocks.isAwaited(crossing, accessSet) { return awaitedTranslation(crossing.slot, translator) }
+            guard let next = translations.fetchable(rip &+ 4096, accessSet) else { return nil }
             crossing.slot = blocks.add(crossing, next, accessSet)
             blocks.remember(crossing)
-            guard let entry = translate(crossing.slot, translator) else { return nil }
-            lastCrossing = rip
-            return entry
+            return translate(crossing.slot, translator)
         }
 
         @inline(never)
@@ -177,7 +173,12 @@ extension Core {
                 unsafe header.pointee.isAwaited = true
                 return nil
             }
-            return translator.translate(source).flatMap { code.install($0) }
+            return translateHere(source, translator)
+        }
+
+        /// Translates a block, or the rest of one, on this thread. Returns where the block's code is; nil while the other one writes.
+        private mutating func translateHere(_ source: TranslationSource, _ translator: Translator) -> Int? {
+            translator.translate(source).flatMap { code.install($0) }
         }
 
         /// The block in `slot`, which is at RIP, for its translation.
@@ -195,7 +196,7 @@ extension Core {
             guard !translator.isAwaited(site),
                 let source = blocks.source(ofRestAt: slot, site: site, accessSet), !translator.ask(for: source)
             else { return }
-            _ = translator.translate(source).flatMap { code.install($0) }
+            _ = translateHere(source, translator)
         }
 
         /// The code of a block that another thread translates, if it has come.
@@ -208,7 +209,7 @@ extension Core {
             if unsafe header.pointee.code != 0 { return unsafe Int(header.pointee.code) }
             guard translator.isLate() else { return nil }
             blocks.reserve(for: translator)
-            return translator.translate(source(of: slot)).flatMap { code.install($0) }
+            return translateHere(source(of: slot), translator)
         }
 
         /// What another thread has translated runs from now on.

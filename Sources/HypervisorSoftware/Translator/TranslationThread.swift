@@ -16,21 +16,10 @@
         private static let looks = 2000
         private static let looksAtOnce = 50
 
-        struct Request {
-            let source: TranslationSource
-            /// The number of what is asked for, as long as it is not given up.
-            let epoch: Int
-        }
-
-        struct Answer {
-            let translation: TranslatedBlock
-            let epoch: Int
-        }
-
         /// Writes for one thread at a time.
         let writer: Mutex<CodeWriter>
-        private let requests = Ring<Request>(capacity: capacity)
-        private let answers = Ring<Answer>(capacity: capacity)
+        private let requests = Ring<TranslationSource>(capacity: capacity)
+        private let answers = Ring<TranslatedBlock>(capacity: capacity)
         /// Where the thread sleeps.
         private let monitor = Monitor()
         private let isAsleep = Atomic<Bool>(false)
@@ -43,22 +32,21 @@
         /// Nil when the host refuses a thread.
         func start() -> StartedThread? {
             StartedThread.start { [self] in
-                var waiting: [Request] = []
-                while let request = next(of: &waiting) {
-                    let translation = writer.withLock { $0.translate(request.source) }
-                    _ = answers.put(Answer(translation: translation, epoch: request.epoch))
+                var waiting: [TranslationSource] = []
+                while let source = next(of: &waiting) {
+                    _ = answers.put(writer.withLock { $0.translate(source) })
                 }
             }
         }
 
         /// What to do next, of what `waiting` has and was asked for since.
-        private func next(of waiting: inout [Request]) -> Request? {
+        private func next(of waiting: inout [TranslationSource]) -> TranslationSource? {
             var looks = 0
             while !isClosed.load(ordering: .relaxed) {
-                while let request = requests.take() { waiting.append(request) }
+                while let source = requests.take() { waiting.append(source) }
                 if !waiting.isEmpty {
                     let wanted = wanted.load(ordering: .relaxed)
-                    return waiting.remove(at: waiting.firstIndex { $0.source.block.slot == wanted } ?? 0)
+                    return waiting.remove(at: waiting.firstIndex { $0.block.slot == wanted } ?? 0)
                 }
                 looks += 1
                 if looks > Self.looks {
@@ -74,18 +62,16 @@
         }
 
         private func sleep() {
-            monitor.lock()
-            isAsleep.store(true, ordering: .sequentiallyConsistent)
-            while requests.isEmpty, !isClosed.load(ordering: .relaxed) { monitor.wait() }
-            isAsleep.store(false, ordering: .relaxed)
-            monitor.unlock()
+            monitor.locked {
+                isAsleep.store(true, ordering: .sequentiallyConsistent)
+                while requests.isEmpty, !isClosed.load(ordering: .relaxed) { monitor.wait() }
+                isAsleep.store(false, ordering: .relaxed)
+            }
         }
 
         private func wake() {
             guard isAsleep.load(ordering: .sequentiallyConsistent) else { return }
-            monitor.lock()
-            monitor.broadcast()
-            monitor.unlock()
+            monitor.locked { monitor.broadcast() }
         }
 
         /// The thread ends, whatever it was asked for.
@@ -95,8 +81,8 @@
         }
 
         /// Returns whether there was room for it.
-        func ask(_ request: Request) -> Bool {
-            guard requests.put(request) else { return false }
+        func ask(for source: TranslationSource) -> Bool {
+            guard requests.put(source) else { return false }
             wake()
             return true
         }
@@ -105,6 +91,6 @@
         func want(_ slot: UInt32) { wanted.store(slot, ordering: .relaxed) }
 
         /// What has been translated first of what was not taken.
-        func takeAnswer() -> Answer? { answers.take() }
+        func takeAnswer() -> TranslatedBlock? { answers.take() }
     }
 #endif

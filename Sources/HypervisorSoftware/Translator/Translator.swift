@@ -23,10 +23,7 @@
         private var thread: StartedThread?
         /// What was asked for, and has not come.
         private struct Awaited {
-            let slot: UInt32
-            /// For the rest of a block.
-            let site: Int?
-            let nextPage: UInt64?
+            let source: TranslationSource
             /// The next page has other code by now.
             var isStale = false
         }
@@ -38,8 +35,6 @@
         private var absence = 0
         private var nextAbsence = absences.lowerBound
         private var prompt = 0
-        /// The number of the present requests.
-        private var epoch = 0
         /// Another thread had no room for a block.
         private var lacksRoom = false
         /// The entries of the code. Where all pieces are full, the one that was filled first is filled anew.
@@ -123,14 +118,14 @@
                     return false
                 }
             }
-            guard queue.ask(TranslationQueue.Request(source: source, epoch: epoch)) else { return false }
+            guard queue.ask(for: source) else { return false }
             unanswered += 1
-            awaited.append(Awaited(slot: source.block.slot, site: source.site, nextPage: source.nextPage))
+            awaited.append(Awaited(source: source))
             return true
         }
 
         /// Whether the rest of a block has been asked for that the jump at `site` shall lead to.
-        func isAwaited(_ site: Int) -> Bool { awaited.contains { $0.site == site } }
+        func isAwaited(_ site: Int) -> Bool { awaited.contains { $0.source.site == site } }
 
         /// Control has come to a block that was asked for.
         func want(_ slot: UInt32) { queue.want(slot) }
@@ -150,7 +145,7 @@
         /// Something that was asked for and has come, and whether it is of no use any more.
         func takeTranslation() -> (translation: TranslatedBlock, isStale: Bool)? {
             while unanswered > 0 {
-                guard let answer = queue.takeAnswer() else {
+                guard let translation = queue.takeAnswer() else {
                     callsInVain += 1
                     return nil
                 }
@@ -161,12 +156,8 @@
                     prompt = 0
                     nextAbsence = max(nextAbsence / 2, Self.absences.lowerBound)
                 }
-                let translation = answer.translation
-                guard answer.epoch == epoch,
-                    let index = awaited.firstIndex(where: {
-                        $0.slot == translation.slot && $0.site == translation.site
-                    })
-                else { continue }
+                // Others have been given up.
+                guard let index = awaited.firstIndex(where: { $0.source === translation.source }) else { continue }
                 counts.translatedBeside += 1
                 if translation.entry == 0 { lacksRoom = true }
                 return (translation, awaited.remove(at: index).isStale)
@@ -176,14 +167,13 @@
 
         /// Nothing that was asked for is wanted any more. Returns the slots of the headers of those blocks.
         func giveUp() -> [UInt32] {
-            epoch += 1
             defer { awaited.removeAll(keepingCapacity: true) }
-            return awaited.filter { $0.site == nil }.map(\.slot)
+            return awaited.map(\.source).filter { $0.site == nil }.map(\.block.slot)
         }
 
         /// The code in a page became invalid.
         func noteChange(_ page: UInt64) {
-            for index in awaited.indices where awaited[index].nextPage == page { awaited[index].isStale = true }
+            for index in awaited.indices where awaited[index].source.nextPage == page { awaited[index].isStale = true }
         }
 
         /// The code of a translation is run from now on.
@@ -193,7 +183,7 @@
             if translation.hasStreams { counts.walkingLoops += 1 }
             counts.inlinedCalls += translation.inlinedCalls
             counts.joins += UInt64(translation.joined.count)
-            if let site = translation.site {
+            if let site = translation.source.site {
                 link(site, to: translation.entry)
                 counts.tails += 1
             }
