@@ -121,6 +121,8 @@ struct BlockHeader {
     private static let areas = 3
     /// Of the arena, when this processor last looked.
     private var seenEvictions = 0
+    /// The first block that the interpreter came to behind an indirect jump or translated code; 0 until it does.
+    var jumpOrigin: UInt32 = 0
 
     init(_ shared: SharedCode, _ translations: TranslationBuffer) {
         self.shared = shared
@@ -145,6 +147,7 @@ struct BlockHeader {
         translations.forgetJumpTargets()
         forgetRecent()
         clearRecent()
+        jumpOrigin = 0
         seenEvictions = shared.evictions
     }
 
@@ -152,12 +155,18 @@ struct BlockHeader {
     @inline(__always)
     func instruction(_ slot: UInt32) -> UnsafeMutablePointer<DecodedInstruction> { unsafe slots.instruction(slot) }
 
-    /// Whether the block in `slot` ends with a call of itself.
-    func callsItself(_ slot: UInt32) -> Bool {
+    /// Whether more shall be known of the block in `slot` before it is translated. A function that calls itself runs for some time before it
+    /// first returns. An indirect jump is come to from blocks that have run less often than its own; but for one that always loads its target
+    /// from the same place, as calls of libraries do.
+    func needsPatience(_ slot: UInt32) -> Bool {
         let header = unsafe header(slot)
         // SAFETY: the last one of a block's instructions.
-        let last = unsafe index.slots.instruction(slot + UInt32(header.pointee.count))
-        return unsafe last.pointee.handler == .call && last.pointee.immediate == UInt64(header.pointee.pageOffset)
+        let last = unsafe index.slots.instruction(slot + UInt32(header.pointee.count)).pointee
+        switch last.handler {
+        case .call: return unsafe last.immediate == UInt64(header.pointee.pageOffset)
+        case .jmpIndirect: return !last.isMemory || last.index != RegisterIndex.zero
+        default: return false
+        }
     }
 
     /// Header slot `slot`, which must be below the arena's capacity.

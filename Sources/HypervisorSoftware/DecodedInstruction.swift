@@ -47,6 +47,7 @@ package struct DecodedInstruction {
     package var traits: InstructionTraits = []
     /// Operand form: raw value of `Form`, `VectorOperands` or an x87 operand kind.
     package var shape: UInt8 = 0
+    /// In a block's closing slot, this and what follows are of the next indirect jump behind the block (`noteJump`).
     var displacement: Int32 = 0
     /// For direct jumps, the arena slot of the target block, or 0; for jumps inside a block see `Block`.
     var link: UInt32 = 0

@@ -57,20 +57,25 @@ extension Core {
                         if !(flags.less || flags.zero) { if jump(&i, &linkFrom) { continue run } else { break run } }
                     case .jmp: if jump(&i, &linkFrom) { continue run } else { break run }
                     case .call:
+                        blocks.jumpOrigin = 0
                         let back = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
                         try pushReturn(back, i.operandSize)
                         rip = transferTarget(general[Int(RegisterIndex.pageBase)] &+ i.immediate, i.operandSize)
                         break run
                     case .ret:
                         try executeReturn(i.instruction)
+                        blocks.jumpOrigin = 0
                         break run
                     case .jmpIndirect:
                         rip = try indirectTarget(i.instruction)
+                        unsafe blocks.noteJump(
+                            at: blocks.slot(of: i.pointer), to: rip &- general[Int(RegisterIndex.pageBase)])
                         break run
                     case .callIndirect:
                         let target = try indirectTarget(i.instruction)
                         let back = general[Int(RegisterIndex.pageBase)] &+ i.nextPageOffset
                         try pushReturn(back, i.operandSize)
+                        blocks.jumpOrigin = 0
                         rip = target
                         break run
                     case .loop:
@@ -239,6 +244,7 @@ extension Core {
             unsafe blocks.instruction(linkFrom).pointee.link = slot
         }
         linkFrom = 0
+        blocks.noteEntry(slot)
         general[Int(RegisterIndex.pageBase)] = rip &- (linear & 4095)
         // SAFETY: a slot from the cache is followed by its instructions, and the last of them never falls through.
         unsafe budget &-= Int(blocks.header(slot).pointee.count)

@@ -93,6 +93,7 @@ public final class SoftwareVirtualMachine: VirtualMachine {
             ("of those, code that had changed meanwhile", translator.useless),
             ("blocks joined to others", translator.joins),
             ("calls whose functions are in the caller's code", translator.inlinedCalls),
+            ("indirect jumps that are expected to lead where they did before", translator.expectedJumps),
             ("loops with a copy that runs through pages", translator.walkingLoops),
             ("jumps linked", translator.links),
             ("blocks translated again because memory was in two pages", translator.tails),

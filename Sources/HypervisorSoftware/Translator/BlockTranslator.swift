@@ -40,6 +40,8 @@ struct BlockTranslator: ~Copyable {
         case returnElsewhere(taken: Int32)
         /// A return from an inlined call leads elsewhere than this came from; the first register has the distance.
         case leaveInlined(_ call: InlinedCall, taken: Int32, count: Int32)
+        /// A jump leads elsewhere than to the `expected` target, an offset from the page base; the first register has how far.
+        case jumpElsewhere(expected: UInt64, count: Int32)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32)
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
@@ -70,6 +72,7 @@ struct BlockTranslator: ~Copyable {
         var run: UInt32
         var slot: UInt32
         var call: InlinedCall?
+        var jumps: Int
         var state: BlockState
         var values: RegisterValues?
         var aside: Aside
@@ -103,6 +106,8 @@ struct BlockTranslator: ~Copyable {
     var streams: AccessStreams? { unit.streams }
     /// Calls whose functions are in the code.
     var inlinedCalls: UInt64 = 0
+    /// Indirect jumps that go on where they are expected to lead.
+    var expectedJumps: UInt64 = 0
     /// Whether the code has a copy for accesses that run through pages.
     var hasStreams = false
     /// What registers have here as sums of what they had at the start; nil where nobody asks, or nothing is known.
@@ -121,6 +126,10 @@ struct BlockTranslator: ~Copyable {
     private(set) var run: UInt32 = 0
     /// The call that the code is inlined for, which the host knows nothing of; nil where it is not.
     var call: InlinedCall?
+    /// How many expected jumps lead to it from the start.
+    private(set) var jumps = 0
+    /// For an indirect jump, the target that it is expected to lead to, an offset from the page base.
+    private(set) var expectedTarget: UInt64?
     /// Its number in the block, from 1: what is charged when the block ends with it.
     var count: Int32 = 0
     /// A jump of this instruction that leads to `.interpret`.
@@ -243,7 +252,7 @@ struct BlockTranslator: ~Copyable {
     private mutating func translateJoined(_ instruction: (UInt32) -> DecodedInstruction) {
         while let (next, count) = join {
             join = nil
-            if unit.runs[next].call == nil {
+            if unit.runs[next].call == nil, unit.runs[next].jumps == 0 {
                 let origin = call.map { (run: $0.run, slot: $0.slot) } ?? (run, slot)
                 shape?.begin(unit.runs[next].firstSlot, from: origin)
             }
@@ -258,6 +267,7 @@ struct BlockTranslator: ~Copyable {
         code.forgetAll()
         run = unit.runs[number].firstSlot
         call = unit.runs[number].call
+        jumps = unit.runs[number].jumps
         let total = unit.runs[number].steps.count
         var open = true
         for position in 0..<total where open {
@@ -269,6 +279,7 @@ struct BlockTranslator: ~Copyable {
             misses.removeAll(keepingCapacity: true)
             operandWay = unit.operand(number, position)
             stackWay = unit.stack(number, position)
+            expectedTarget = step.expectedTarget
             movesStackNext = unit.onlyMovesStack(number, position + 1, instruction(slot + 1))
             let source = flags.replay?.registers ?? 0
             let written = step.loadsKnown ? RegisterUse.writtenBesideLoad(i) : RegisterUse.written(i, plan)
@@ -438,12 +449,14 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail: break
+        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail, .jumpElsewhere: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
         asides.append(
-            Branch(place: place, run: run, slot: slot, call: call, state: state, values: values, aside: aside))
+            Branch(
+                place: place, run: run, slot: slot, call: call, jumps: jumps, state: state, values: values, aside: aside
+            ))
     }
 
     /// What lies beside the straight path begins here.
@@ -452,6 +465,7 @@ struct BlockTranslator: ~Copyable {
         run = branch.run
         slot = branch.slot
         call = branch.call
+        jumps = branch.jumps
         state = branch.state
         values = branch.values
         code.forgetAll()
@@ -486,9 +500,12 @@ struct BlockTranslator: ~Copyable {
         if case .leaveInlined(let call, let taken, let count) = aside {
             return leaveInlined(call, taken: taken, count: count)
         }
+        if case .jumpElsewhere(let expected, let count) = aside {
+            return jumpElsewhere(expected: expected, count: count)
+        }
         showState()
         switch aside {
-        case .read, .write, .find, .leaveInlined: break
+        case .read, .write, .find, .leaveInlined, .jumpElsewhere: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
@@ -572,7 +589,7 @@ struct BlockTranslator: ~Copyable {
 
     /// Goes on with the block at `target`, if that is joined to the present one there. Returns whether it is.
     mutating func join(_ target: UInt64, count: Int32) -> Bool {
-        let edge = TranslationUnit.Edge(run: run, slot: slot, target: target, call: call)
+        let edge = TranslationUnit.Edge(run: run, slot: slot, target: target, call: call, jumps: jumps)
         guard let next = unit.run(behind: edge),
             !unit.runs[next].needsNextPage || enterNextPage(for: target, count: count)
         else { return false }

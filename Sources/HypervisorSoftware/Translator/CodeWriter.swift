@@ -85,6 +85,7 @@
             translation.joined = block.joined
             translation.hasStreams = block.hasStreams
             translation.inlinedCalls = block.inlinedCalls
+            translation.expectedJumps = block.expectedJumps
             return translation
         }
     }
@@ -101,4 +102,5 @@ struct TranslatedBlock: Sendable {
     var hasStreams = false
     /// Calls whose functions are in it.
     var inlinedCalls: UInt64 = 0
+    var expectedJumps: UInt64 = 0
 }

@@ -162,8 +162,8 @@ extension Core {
         private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            // A function that calls itself runs for some time before it first returns, and shall be translated with how it does.
-            if blocks.callsItself(slot), unsafe header.pointee.heat < min(.max / 3, configuration.translationHeat) * 3 {
+            if blocks.needsPatience(slot), unsafe header.pointee.heat < min(.max / 3, configuration.translationHeat) * 3
+            {
                 return nil
             }
             takeTranslations(translator)
@@ -223,6 +223,7 @@ extension Core {
         @inline(__always)
         private mutating func enter(_ entry: Int, _ slot: UInt32, _ translator: Translator) {
             let context = unsafe translations.context
+            blocks.jumpOrigin = 0
             let page = rip & ~4095
             let salt = storeSalts(translator)
             let place = JumpTable.offset(rip)

@@ -98,7 +98,9 @@ extension BlockTranslator {
     }
 
     /// Charges the block; when the time slice is over the interpreter does the rest.
-    mutating func chargeOrLeave() {
+    mutating func chargeOrLeave() { chargeOrLeave(count) }
+
+    mutating func chargeOrLeave(_ count: Int32) {
         showState()
         charge(count)
         flags.inHost = false
@@ -183,9 +185,10 @@ extension BlockTranslator {
     }
 
     private mutating func jumpIndirect(_ i: DecodedInstruction) {
+        if let expectedTarget { return jumpIndirect(i, expecting: expectedTarget) }
         beginCall()
         chargeOrLeave()
-        loadTarget(i)
+        loadTarget(i, charging: false)
         lookUp(missing: .leave(count: 0))
         followEntry(isCall: false)
     }
@@ -193,7 +196,7 @@ extension BlockTranslator {
     private mutating func callIndirect(_ i: DecodedInstruction) {
         beginCall()
         chargeOrLeave()
-        loadTarget(i)
+        loadTarget(i, charging: false)
         // Nothing is pushed before it is known that there is code to go to.
         lookUp(missing: .leave(count: 0))
         code.store(.second, .context(ContextLayout.temporary))
@@ -204,10 +207,11 @@ extension BlockTranslator {
         returnPoint(to: i.nextPageOffset)
     }
 
-    private mutating func loadTarget(_ i: DecodedInstruction) {
+    /// The target of the indirect jump or call `i` in the first register.
+    mutating func loadTarget(_ i: DecodedInstruction, charging: Bool) {
         if i.isMemory {
             let memory = access(i, size: 8, .read)
-            leaveInstead(charging: false)
+            leaveInstead(charging: charging)
             code.load(.first, memory)
         } else {
             let host = HostRegister(rawValue: begin(i.rm, .first)) ?? .first

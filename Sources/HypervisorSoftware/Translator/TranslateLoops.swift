@@ -36,7 +36,8 @@ extension BlockTranslator {
 
     /// Control goes to the start of the block itself, where the flags may be as they are now.
     mutating func repeatBlock(count: Int32) {
-        shape?.comeBack(run, slot, values, count: count)
+        // A way through expected jumps may have an instruction several times.
+        shape?.comeBack(run, slot, jumps == 0 ? values : nil, count: count)
         giveUpHostFlags()
         if loop?.state.isMet(by: state) == false { saveFlags() }
         flags.inHost = false

@@ -107,6 +107,7 @@ final class TranslationSource: Sendable {
         mutating func addEnd(of block: Neighbour, _ slots: BlockSlots) {
             // SAFETY: as above, and the closing slot behind them.
             let last = unsafe slots.instruction(block.slots.upperBound - 1)
+            if let target = unsafe slots.instruction(block.slots.upperBound).pointee.expectedTarget { add(target) }
             switch unsafe last.pointee.handler {
             case .jmp: unsafe add(last.pointee.immediate)
             case .call:

@@ -11,6 +11,8 @@ struct TranslationUnit {
         var target: UInt64
         /// The call that the run is inlined for.
         var call: InlinedCall?
+        /// How many expected jumps lead to the run.
+        var jumps: Int
     }
 
     /// What is known of one instruction.
@@ -25,6 +27,8 @@ struct TranslationUnit {
         fileprivate var kept: KeptPage?
         /// Whether what it loads is where it would go already: for a return, the address behind its inlined call.
         fileprivate(set) var loadsKnown = false
+        /// For an indirect jump, the target that it is expected to lead to, an offset from the page base.
+        fileprivate(set) var expectedTarget: UInt64?
     }
 
     /// How an access finds its memory.
@@ -45,6 +49,8 @@ struct TranslationUnit {
         let needsNextPage: Bool
         /// The call that it is inlined for; nil where it is not.
         let call: InlinedCall?
+        /// How many expected jumps lead here. With each of them blocks may be joined that are already.
+        let jumps: Int
         fileprivate(set) var steps: [Step]
     }
 
@@ -136,6 +142,8 @@ struct TranslationUnit {
 private struct UnitPlanner {
     /// Most instructions of blocks that are joined to one.
     private static let mostJoined = 40
+    /// The same behind expected jumps.
+    private static let mostBehindJumps = 64
     /// Most instructions of a block and those joined to it, where the page ends in their midst.
     private static let mostInPages = 100
 
@@ -146,7 +154,15 @@ private struct UnitPlanner {
         var block: Neighbour
         /// The call that the block would be inlined for.
         var call: InlinedCall?
+        var jumps: Jumps
         var known: Known
+    }
+
+    /// The expected jumps that lead to a place.
+    private struct Jumps {
+        var count = 0
+        /// The block that the last one led to, or the first of all.
+        var origin: Neighbour
     }
 
     /// What is known at one place of the code.
@@ -194,8 +210,14 @@ private struct UnitPlanner {
         _ way: Way, _ instruction: (UInt32) -> DecodedInstruction, in unit: TranslationUnit
     ) -> Bool {
         let (block, edge) = (way.block, way.edge)
-        let most = block.needsNextPage ? Self.mostInPages - unit.runs[0].steps.count : Self.mostJoined
-        guard !unit.runs.contains(where: { $0.firstSlot == block.slot + 1 && $0.call == way.call }),
+        let most =
+            block.needsNextPage
+            ? Self.mostInPages - unit.runs[0].steps.count
+            : way.jumps.count > 0 ? Self.mostBehindJumps : Self.mostJoined
+        guard
+            !unit.runs.contains(where: {
+                $0.firstSlot == block.slot + 1 && $0.call == way.call && $0.jumps == way.jumps.count
+            }),
             instructionsJoined + block.count <= most,
             unit.streams?.shape.leadsBack(block.slot + 1, from: (edge.run, edge.slot)) ?? true,
             way.call == nil || canInline(block, instruction)
@@ -246,7 +268,8 @@ private struct UnitPlanner {
         unit.runs.append(
             TranslationUnit.Run(
                 firstSlot: firstSlot, origin: way?.edge, before: way?.run,
-                needsNextPage: way?.block.needsNextPage ?? false, call: way?.call, steps: steps))
+                needsNextPage: way?.block.needsNextPage ?? false, call: way?.call, jumps: way?.jumps.count ?? 0,
+                steps: steps))
         return end
     }
 
@@ -257,14 +280,17 @@ private struct UnitPlanner {
     ) -> Way? {
         var known = way?.known ?? Known(values: RegisterValues(knowsHalves: unit.streams != nil))
         let call = way?.call
+        let jumps = way?.jumps ?? Jumps(origin: neighbours.block)
         // A kernel's functions seldom share a page: it gains nothing, and boots take longer.
         let inlines = unit.streams == nil && neighbours.set == .user
         /// The way from an instruction to `target`, which is inlined for `inner`.
         func leave(_ slot: UInt32, for target: UInt64, _ inner: InlinedCall?, _ known: Known) -> Way? {
             guard target != start || inner != nil, let block = neighbours.find(target) else { return nil }
             return Way(
-                run: number, edge: TranslationUnit.Edge(run: firstSlot, slot: slot, target: target, call: call),
-                block: block, call: inner, known: known)
+                run: number,
+                edge: TranslationUnit.Edge(
+                    run: firstSlot, slot: slot, target: target, call: call, jumps: jumps.count),
+                block: block, call: inner, jumps: jumps, known: known)
         }
         for position in steps.indices {
             let slot = firstSlot + UInt32(position)
@@ -314,7 +340,12 @@ private struct UnitPlanner {
                     steps[jump.table].kept = KeptPage(tableOfJumpAt: neighbours.page + UInt64(i.pageOffset))
                     if let operation = jump.operation { steps[operation].kept = .operations }
                 }
-                return nil
+                let closing = instruction(jumps.origin.slots.upperBound)
+                guard let target = closing.expectedTarget(ofJumpAt: slot) else { return nil }
+                steps[position].expectedTarget = target
+                guard var way = leave(slot, for: target, call, known) else { return nil }
+                way.jumps = Jumps(count: jumps.count + 1, origin: way.block)
+                return way
             case .flow, .leave, .interruptReturn: return nil
             default: break
             }

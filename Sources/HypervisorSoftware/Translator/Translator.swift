@@ -182,6 +182,7 @@
             counts.translations += 1
             if translation.hasStreams { counts.walkingLoops += 1 }
             counts.inlinedCalls += translation.inlinedCalls
+            counts.expectedJumps += translation.expectedJumps
             counts.joins += UInt64(translation.joined.count)
             if let site = translation.source.site {
                 link(site, to: translation.entry)
@@ -274,6 +275,7 @@ struct TranslatorCounts {
     var joins: UInt64 = 0
     var walkingLoops: UInt64 = 0
     var inlinedCalls: UInt64 = 0
+    var expectedJumps: UInt64 = 0
 }
 
 /// What a processor did, for `--stats`.

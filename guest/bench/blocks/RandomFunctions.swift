@@ -38,7 +38,7 @@ extension RandomBlock {
         var exits: [Int] = []
         var hasCalledItself = false
         for _ in 0..<1 + numbers.next(below: 6) {
-            switch numbers.next(below: 12) {
+            switch numbers.next(below: 13) {
             case 0...2: arithmetic()
             case 3...4:
                 define()
@@ -52,6 +52,7 @@ extension RandomBlock {
                 callItself(start)
             case 8 where !isLast: callFunction()
             case 9: returnElsewhere(saved.count)
+            case 10: interpret()
             default: stack()
             }
         }

@@ -83,8 +83,16 @@ extension RandomBlock {
         let opcodes: [UInt8] = chance(2) ? [0x0f, 0xb6] : [0x0f, 0xb7]
         code.instruction(opcodes[0], opcodes[1], reg: index, place: operation)  // movzx
         if chance(2) { advance(pointer, by: step) }
-        code.instruction(0x83, reg: 4, place: .register(index), immediate: (3, 1))  // and index, 3
-        define()
+        if chance(3) {
+            // 0 or 1, of which one is rare.
+            code.instruction(0x81, reg: 7, place: .register(index), immediate: (250, 4))  // cmp
+            code.instruction(0x19, reg: index, place: .register(index))  // sbb
+            code.instruction(0xff, reg: 0, place: .register(index))  // inc
+        } else {
+            let mask = [3, 3, 1, 0][numbers.next(below: 4)]
+            code.instruction(0x83, reg: 4, place: .register(index), immediate: (mask, 1))  // and
+            define()
+        }
         if chance(2) { advance(pointer, by: step) }
         let isRelative = chance(2)
         let entry = Place.memory(base: table, index: index, scale: isRelative ? 2 : 3, displacement: 0)
