@@ -65,6 +65,12 @@ struct AccessStreams {
         case moving(place: Int, rest: GuestAddress)
         /// The address does not change; the context has it without this offset.
         case fixed(place: Int, offset: Int32)
+
+        var place: Int {
+            switch self {
+            case .moving(let place, _), .fixed(let place, _): place
+            }
+        }
     }
 
     /// Each takes a place of the context from groups.

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host instructions as bytes. Intel SDM volume 2, chapter 2.
 
+/// What is known of the two registers that no register of the guest has.
+struct FreeRegisters {
+    /// The guest's register in the context whose value the first one has, too.
+    var held: UInt8?
+    /// The place in the context whose value the second one has: where a group or stream is.
+    var reached: Int?
+    /// The same of the first one, of a stream.
+    var reachedByFirst: Int?
+}
+
 /// Writes instructions into two sections of the code buffer, one for the straight path and one for what lies beside it; what
 /// does not fit is dropped, and `overflowed` says so.
 @safe struct Assembler {
@@ -13,12 +23,8 @@
     /// The same of the section that is not written now.
     private var other: Range<Int>
     private(set) var overflowed = false
-    /// The guest's register whose value the first register is known to have; nil from the next instruction on that may change
-    /// that register.
-    var held: UInt8?
-    /// The place in the context whose value the second register is known to have; nil from the next instruction on that may
-    /// change that register.
-    var reached: Int?
+    /// What the free registers have, until the next instruction that may change them.
+    var known = FreeRegisters()
 
     /// - Parameters:
     ///   - buffer: valid for `size` bytes while the assembler is used.
@@ -85,22 +91,21 @@
     /// The register with this number may change.
     @inline(__always)
     mutating func forget(_ register: UInt8) {
-        if register == HostRegister.first.rawValue { held = nil }
-        if register == HostRegister.second.rawValue { reached = nil }
+        if register == HostRegister.first.rawValue {
+            known.held = nil
+            known.reachedByFirst = nil
+        }
+        if register == HostRegister.second.rawValue { known.reached = nil }
     }
 
     /// Control may come here from elsewhere.
-    mutating func forgetAll() {
-        held = nil
-        reached = nil
-    }
+    mutating func forgetAll() { known = FreeRegisters() }
 
     /// Writes what changes neither of the two registers.
     mutating func keeping(_ write: (inout Assembler) -> Void) {
-        let (held, reached) = (held, reached)
+        let known = known
         write(&self)
-        self.held = held
-        self.reached = reached
+        self.known = known
     }
 
     /// An instruction with a ModRM byte.

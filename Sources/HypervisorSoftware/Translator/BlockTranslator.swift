@@ -34,6 +34,8 @@ struct BlockTranslator: ~Copyable {
         /// What the table of jump targets knows of a linear address is of before translations changed. Where it holds still the
         /// code goes on at `resume`.
         indirect case revalidate(resume: Int, otherwise: Aside)
+        /// The block begins once more, in its first copy.
+        case again
         /// The code at the address in the context's temporary is not known, which comes from the stack if `taken` is not 0.
         case leaveForTemporary(taken: Int32)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
@@ -54,10 +56,7 @@ struct BlockTranslator: ~Copyable {
     /// A place of the straight path, and what is expected of the free registers there.
     struct Resumption {
         var place: Int
-        /// The guest's register whose value the first one has.
-        var held: UInt8?
-        /// The place in the context whose value the second one has.
-        var reached: Int?
+        var known: FreeRegisters
     }
 
     /// How an access goes on whose page is not where it was looked for first, and where the code does with the page found.
@@ -97,6 +96,8 @@ struct BlockTranslator: ~Copyable {
     /// Where the block is entered, and the offset in its page.
     private(set) var entry = 0
     private(set) var start: UInt64 = 0
+    /// Whether somebody may see the flags that the block begins with.
+    private(set) var startNeedsFlags = true
     var loop: Loop?
     /// Not nil while the second copy of a loop is written.
     var shape: LoopShape?
@@ -104,6 +105,10 @@ struct BlockTranslator: ~Copyable {
     private var unit = TranslationUnit()
     /// Not nil while the third copy of a loop is written.
     var streams: AccessStreams? { unit.streams }
+    /// What the free registers have whenever the third copy of a loop begins.
+    var bases = StreamBases()
+    /// Whether an instruction needs no register but those of its address.
+    var sparesFirst = false
     /// Calls whose functions are in the code.
     var inlinedCalls: UInt64 = 0
     /// Indirect jumps that go on where they are expected to lead.
@@ -159,8 +164,8 @@ struct BlockTranslator: ~Copyable {
 
     /// The guest's register in the context whose value the first register has, too.
     var held: UInt8? {
-        get { code.held }
-        set { code.held = newValue }
+        get { code.known.held }
+        set { code.known.held = newValue }
     }
 
     var state = BlockState()
@@ -201,6 +206,8 @@ struct BlockTranslator: ~Copyable {
             aside(code.jump(), .dispatch(target: start, site: 0))
         }
         let unit = plan(firstSlot, total, instruction)
+        // Whether the next page is the right one is found out before them.
+        startNeedsFlags = unit.needsFlags || first.nextPageOffset > 4096
         translateOnce(unit, instruction)
         if let loop {
             translateLoop(loop.state, unit, instruction) {
@@ -265,6 +272,7 @@ struct BlockTranslator: ~Copyable {
         _ number: Int, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         code.forgetAll()
+        if number == 0 { code.known = FreeRegisters(reached: bases.second, reachedByFirst: bases.first) }
         run = unit.runs[number].firstSlot
         call = unit.runs[number].call
         jumps = unit.runs[number].jumps
@@ -520,6 +528,7 @@ struct BlockTranslator: ~Copyable {
             code.moveImmediate(.second, UInt64(slot))
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
+        case .again: code.jump(entry)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
         case .findNextPage(let target, let place, let resume, let count):
             guard let page = neighbours?.nextPage else { break }
@@ -555,7 +564,7 @@ struct BlockTranslator: ~Copyable {
     }
 
     /// Where the code is, and what the free registers have there.
-    var here: Resumption { Resumption(place: code.position, held: held, reached: code.reached) }
+    var here: Resumption { Resumption(place: code.position, known: code.known) }
 
     /// Returns the place of a jump for when it is not found.
     private mutating func find(_ search: Search) -> Int {
@@ -570,8 +579,11 @@ struct BlockTranslator: ~Copyable {
 
     /// Goes back to the straight path.
     private mutating func goOn(at resume: Resumption) {
-        if let held = resume.held, case .slot(let place) = GuestHome.of(held) { code.load(.first, .context(place)) }
-        if let place = resume.reached { loadSecond(place) }
+        if let held = resume.known.held, case .slot(let place) = GuestHome.of(held) {
+            code.load(.first, .context(place))
+        }
+        if let place = resume.known.reached { loadSecond(place) }
+        if let place = resume.known.reachedByFirst { code.load(.first, .context(place)) }
         code.jump(resume.place)
     }
 

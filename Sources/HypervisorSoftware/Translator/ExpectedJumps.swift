@@ -17,7 +17,9 @@ extension DecodedInstruction {
     }
 
     /// Of a block's closing slot: the target in its page that the next indirect jump behind the block is expected to lead to.
-    var expectedTarget: UInt64? { handler == .endOfBlock && link >= Self.sureTimes && immediate < 4096 ? immediate : nil }
+    var expectedTarget: UInt64? {
+        handler == .endOfBlock && link >= Self.sureTimes && immediate < 4096 ? immediate : nil
+    }
 
     /// The same if that is the jump in the slot `site`.
     func expectedTarget(ofJumpAt site: UInt32) -> UInt64? {

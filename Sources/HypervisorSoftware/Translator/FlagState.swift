@@ -30,11 +30,13 @@ struct BlockState {
     var knowsNextPage = false
 
     /// Whether code that begins like this may be entered when things are as in `other`.
-    func isMet(by other: BlockState) -> Bool {
+    /// - Parameter needsFlags: whether somebody may see the flags then.
+    func isMet(by other: BlockState, needsFlags: Bool) -> Bool {
         guard other.vectorsLoaded || !vectorsLoaded, other.x87Loaded || !x87Loaded,
             other.x87PageNoted || !x87PageNoted, other.x87Record == x87Record,
             other.knowsNextPage || !knowsNextPage
         else { return false }
+        if !needsFlags { return true }
         if flags.inContext { return other.flags.inContext }
         guard let replay = flags.replay, let another = other.flags.replay else { return false }
         return replay.isSame(as: another)

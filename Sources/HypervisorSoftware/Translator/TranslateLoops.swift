@@ -28,24 +28,29 @@ extension BlockTranslator {
 
     /// Control goes back to the start of the block, or to what follows: by the jump whose displacement is at `skip`.
     mutating func repeatBlock(count: Int32, skip: Int) {
-        let before = state
+        let (before, known) = (state, code.known)
         repeatBlock(count: count)
         code.land(skip)
-        state = before
+        (state, code.known) = (before, known)
     }
 
     /// Control goes to the start of the block itself, where the flags may be as they are now.
     mutating func repeatBlock(count: Int32) {
         // A way through expected jumps may have an instruction several times.
         shape?.comeBack(run, slot, jumps == 0 ? values : nil, count: count)
-        giveUpHostFlags()
-        if loop?.state.isMet(by: state) == false { saveFlags() }
+        // The first copy leaves when the time slice is over, and all see its flags then. The others go on in it for that.
+        let needsFlags = startNeedsFlags || shape == nil && streams == nil
+        if needsFlags {
+            giveUpHostFlags()
+            if loop?.state.isMet(by: state, needsFlags: true) == false { saveFlags() }
+        }
         flags.inHost = false
         if loop == nil { loop = Loop(state: state) }
-        let isMet = loop?.state.isMet(by: state) == true
+        let isMet = loop?.state.isMet(by: state, needsFlags: needsFlags) == true
         if !isMet { storeX87Record() }
         let staysInStreams = streams != nil && isMet
         if staysInStreams {
+            loadBases()
             code.arithmetic(5, wide: false, .context(ContextLayout.budget), count)
         } else {
             charge(count)
@@ -53,7 +58,11 @@ extension BlockTranslator {
         let back = code.jump(if: staysInStreams ? HostCondition.greater : HostCondition.notNegative, entry)
         if isMet { loop?.places.append(back) }
         let end = code.jump()
-        if staysInStreams { loop?.ends.append(end) } else { aside(end, .dispatch(target: start, site: 0)) }
+        if staysInStreams {
+            loop?.ends.append(end)
+        } else {
+            aside(end, needsFlags ? .dispatch(target: start, site: 0) : .again)
+        }
     }
 
     /// Writes the other copies of the code of a loop, whose first one is of `unit` and comes back in `state`. The second one begins
@@ -99,6 +108,7 @@ extension BlockTranslator {
         code.align()
         let body = code.position
         self.state = state
+        bases = StreamBases(unit)
         translateOnce(unit, instruction)
         hasStreams = true
         for place in takePlaces() { code.link(place, to: body) }
@@ -130,10 +140,12 @@ extension BlockTranslator {
         let ends = loop?.ends ?? []
         let moving = streams.enumerated().filter { $0.element.stride != 0 }
         guard !moving.isEmpty else {
-            code.jump(body)
+            enter(body)
             for place in ends { code.land(place) }
-            code.arithmetic(7, wide: false, .context(ContextLayout.budget), 0)
-            aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+            if startNeedsFlags {
+                code.arithmetic(7, wide: false, .context(ContextLayout.budget), 0)
+                aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+            }
             code.jump(otherwise)
             return
         }
@@ -162,7 +174,7 @@ extension BlockTranslator {
         let leave = code.position
         takeHeldBack()
         addToBudget()
-        aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0))
+        if startNeedsFlags { aside(code.jump(if: HostCondition.negative), .dispatch(target: start, site: 0)) }
         code.jump(otherwise)
         code.land(few)
         // The next attempt is behind them.
@@ -188,12 +200,12 @@ extension BlockTranslator {
         let isShort = code.jump(if: HostCondition.lessOrEqual)
         store32(.second, ContextLayout.heldBack)
         store32(.first, ContextLayout.budget)
-        code.jump(body)
+        enter(body)
         code.land(isShort)
         code.address(.second, HostMemory(.second, index: .first))
         store32(.second, ContextLayout.budget)
         store(0, ContextLayout.heldBack)
-        code.jump(body)
+        enter(body)
         return (few, over)
     }
 
@@ -360,6 +372,32 @@ extension BlockTranslator {
         code.instruction(wide: false, 0x01, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.budget))
     }
 
+    /// Goes on in the third copy of the loop.
+    private mutating func enter(_ body: Int) {
+        code.forgetAll()
+        loadBases()
+        code.jump(body)
+    }
+
+    /// The free registers become what they are when the third copy begins, where they are not. The host's flags stay.
+    private mutating func loadBases() {
+        if let place = bases.second, code.known.reached != place { code.load(.second, .context(place)) }
+        if let place = bases.first, code.known.reachedByFirst != place { code.load(.first, .context(place)) }
+    }
+
+    /// A register becomes what the context has at the place of a stream.
+    mutating func loadBase(_ place: Int) -> HostRegister {
+        if code.known.reached != place, sparesFirst, !losesFlags, bases.first == place {
+            if code.known.reachedByFirst != place {
+                code.load(.first, .context(place))
+                code.known.reachedByFirst = place
+            }
+            return .first
+        }
+        loadSecond(place)
+        return .second
+    }
+
     /// The memory of a stream with this place, to which `rest` is added. Uses the first register; the host's flags stay.
     mutating func reachMoving(_ place: Int, _ rest: GuestAddress) -> HostMemory {
         switch (home(rest.base, apartFrom: .second), home(rest.index, apartFrom: .second)) {
@@ -368,8 +406,7 @@ extension BlockTranslator {
             code.address(.second, HostMemory(.second, index: .first, scale: rest.scale))
             return HostMemory(.second, rest.displacement)
         case (.register(let register), nil), (nil, .register(let register)):
-            loadSecond(place)
-            return HostMemory(.second, index: register, scale: rest.scale, rest.displacement)
+            return HostMemory(loadBase(place), index: register, scale: rest.scale, rest.displacement)
         case (.slot(let slot), nil), (nil, .slot(let slot)):
             code.load(.second, .context(slot))
             code.load(.first, .context(place))
@@ -389,6 +426,29 @@ extension BlockTranslator {
             code.load(.first, .context(place))
             code.address(.second, HostMemory(.second, index: .first))
             return HostMemory(.second)
+        }
+    }
+}
+
+/// Places in the context, of streams, whose values the free registers keep while a loop goes round in its third copy.
+struct StreamBases {
+    private(set) var second: Int?
+    /// Only instructions that need no other register use it.
+    private(set) var first: Int?
+
+    init() {}
+
+    /// Those that are used first, and by vector instructions next.
+    init(_ unit: TranslationUnit) {
+        for (number, run) in unit.runs.enumerated() {
+            for (position, step) in run.steps.enumerated() {
+                guard case .stream(let member) = unit.operand(number, position) else { continue }
+                if second == nil {
+                    second = member.place
+                } else if first == nil, member.place != second, step.plan == .vector {
+                    first = member.place
+                }
+            }
         }
     }
 }

@@ -93,7 +93,7 @@ extension BlockTranslator {
             lookUpKept(kept, size: size)
         } else {
             // What else may help changes the first register.
-            held = nil
+            code.forget(HostRegister.first.rawValue)
             let (missed, search): (Int, Search?) =
                 GuestAddress(i).isStack && segmentPlace(i) == nil
                 ? lookUpStack(size: size, use, aligned: aligned)
@@ -145,14 +145,13 @@ extension BlockTranslator {
                 }
                 groupStores.note(at: code.position, of: place)
                 code.store(.second, .context(place))
-                code.reached = place
+                code.known.reached = place
             } else {
                 loadSecond(place)
             }
             memory = HostMemory(.second, member.offset)
         case .stream(.fixed(let place, let offset)):
-            loadSecond(place)
-            memory = HostMemory(.second, offset)
+            memory = HostMemory(loadBase(place), offset)
         case .stream(.moving(let place, let rest)): memory = reachMoving(place, rest)
         }
         keepFlags()
@@ -161,10 +160,10 @@ extension BlockTranslator {
 
     /// The second register becomes what is at `place` of the context, where group or stream is.
     mutating func loadSecond(_ place: Int) {
-        guard code.reached != place else { return }
+        guard code.known.reached != place else { return }
         groupStores.noteLoad(from: place)
         code.load(.second, .context(place))
-        code.reached = place
+        code.known.reached = place
     }
 
     /// Computes `displacement` from a register, an index as in `DecodedInstruction`, in `target`. The host's flags stay.

@@ -18,8 +18,10 @@ extension BlockTranslator {
         let isGeneral = layout.rm != .xmm && layout.rm != .mm
         let writesFlags = FlagUse.vector(operation).changes
         if i.isMemory {
+            sparesFirst = layout.reg == .xmm
             let memory = access(
                 i, size: Int32(layout.memoryBytes), layout.storesToRM ? .write : .read, aligned: layout.isAligned)
+            sparesFirst = false
             encode(encoding, i, .memory(memory))
         } else if isGeneral, layout.storesToRM {
             keepFlags()

@@ -55,6 +55,8 @@ struct TranslationUnit {
     }
 
     fileprivate(set) var runs: [Run] = []
+    /// Whether somebody may see the flags that it begins with.
+    private(set) var needsFlags = true
     fileprivate var groups = AccessGroups()
     /// The accesses that belong to streams, in the third copy of a loop.
     fileprivate(set) var streams: AccessStreams?
@@ -127,6 +129,7 @@ struct TranslationUnit {
                 plan.canStop(i) && !isReachable(run, position, i) && !runs[run].steps[position].loadsKnown
                 ? .status : needed.subtracting(use.replaces).union(use.reads)
         }
+        if run == 0 { needsFlags = !needed.isEmpty }
     }
 
     /// Whether an instruction, which is `i`, accesses memory, does nothing else that can stop, and all of it is reachable by then.

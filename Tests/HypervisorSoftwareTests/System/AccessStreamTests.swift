@@ -2,6 +2,7 @@
 // Loops whose accesses run through pages. Intel SDM volume 3, 4.7 and 6.5.
 
 import Testing
+import X86
 
 @testable import HypervisorSoftware
 
@@ -124,5 +125,50 @@ struct AccessStreamTests {
             // What is over is no more than once round.
             #expect((1000...1006).contains(machine.core.executed - before))
         }
+    }
+
+    // ADD RDI, 8; LEA ECX, [RCX-1]; TEST ECX, ECX; JZ over; CMP BYTE [RDI], 5; JNE back; over: HLT
+    private static let search = WalkingLoop(
+        testDescription: "a search",
+        code: [0x48, 0x83, 0xc7, 8, 0x8d, 0x49, 0xff, 0x85, 0xc9, 0x74, 5]
+            + [0x80, 0x3f, 5, 0x75, 0xf0, 0xf4],
+        start: 0, rounds: 1500)
+
+    private static func flags(ofComparing byte: UInt8, with other: UInt8) -> Flags {
+        let (difference, borrow) = byte.subtractingReportingOverflow(other)
+        var flags: Flags = []
+        if borrow { flags.insert(.carry) }
+        if difference.nonzeroBitCount % 2 == 0 { flags.insert(.parity) }
+        if byte & 15 < other & 15 { flags.insert(.auxiliary) }
+        if difference == 0 { flags.insert(.zero) }
+        if difference >= 0x80 { flags.insert(.sign) }
+        if Int8(bitPattern: byte).subtractingReportingOverflow(Int8(bitPattern: other)).overflow {
+            flags.insert(.overflow)
+        }
+        return flags
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
+    func `flags that the loop does not need are right where a time slice ends`(engine: SoftwareEngine) throws {
+        let machine = try machine(Self.search, engine)
+        for offset in stride(from: UInt64(0), to: 0x8000, by: 8) {
+            try machine.write([UInt8(truncatingIfNeeded: offset >> 3 &* 7) | 0x10], at: SupervisorMachine.data + offset)
+        }
+        var checked = 0
+        for _ in 0..<1000 where machine.core.activity == .running {
+            _ = machine.core.run(slice: 60)
+            guard machine.core.rip == SupervisorMachine.code, machine.core.general[1] < Self.search.rounds else {
+                continue
+            }
+            checked += 1
+            let offset = machine.core.general[7] - SupervisorMachine.playground
+            let frame = try #require(Self.frames[Int(offset >> 12)])
+            let byte = try UInt8(
+                truncatingIfNeeded: machine.get(SupervisorMachine.data + UInt64(frame) << 12 + offset & 4095))
+            #expect(
+                Flags(rawValue: machine.core.rflags).intersection(.status) == Self.flags(ofComparing: byte, with: 5))
+        }
+        try #require(checked > 50)
+        if let translator = machine.core.code.translator { #expect(translator.counts.walkingLoops > 0) }
     }
 }

@@ -52,7 +52,8 @@ extension RandomBlock {
                 callItself(start)
             case 8 where !isLast: callFunction()
             case 9: returnElsewhere(saved.count)
-            case 10: interpret()
+            // A function whose stack is not what it takes it for after a fault would return to data.
+            case 10 where !faults: interpret()
             default: stack()
             }
         }
