@@ -34,6 +34,8 @@ struct BlockTranslator: ~Copyable {
         /// What the table of jump targets knows of a linear address is of before translations changed. Where it holds still the
         /// code goes on at `resume`.
         indirect case revalidate(resume: Int, otherwise: Aside)
+        /// The page base is another one, which the first register has.
+        case storePageBase(resume: Int)
         /// The block begins once more, in its first copy.
         case again
         /// The code at the address in the context's temporary is not known, which comes from the stack if `taken` is not 0.
@@ -528,6 +530,9 @@ struct BlockTranslator: ~Copyable {
             code.moveImmediate(.second, UInt64(slot))
             code.jump(routines.leaveToInterpret)
         case .dispatch(let target, let site): leaveFor(target, site: site)
+        case .storePageBase(let resume):
+            code.store(.first, .context(ContextLayout.pageBase))
+            code.jump(resume)
         case .again: code.jump(entry)
         case .findFarTarget(let target, let place, let resume): findFarTarget(target, place: place, resume: resume)
         case .findNextPage(let target, let place, let resume, let count):

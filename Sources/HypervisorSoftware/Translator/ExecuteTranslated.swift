@@ -162,10 +162,8 @@ extension Core {
         private mutating func translate(_ slot: UInt32, _ translator: Translator) -> Int? {
             // SAFETY: as above.
             let header = unsafe blocks.header(slot)
-            if blocks.needsPatience(slot), unsafe header.pointee.heat < min(.max / 3, configuration.translationHeat) * 3
-            {
-                return nil
-            }
+            let longer = min(.max / 3, configuration.translationHeat) * 3
+            if unsafe header.pointee.heat < longer, blocks.needsPatience(slot) { return nil }
             takeTranslations(translator)
             blocks.reserve(for: translator)
             let source = source(of: slot)

@@ -55,7 +55,7 @@ extension BlockTranslator {
         } else {
             goFar(i.immediate, isCall: true)
         }
-        returnPoint(to: i.nextPageOffset)
+        returnPoint(to: i.nextPageOffset, isNear: i.immediate < 4096)
     }
 
     /// The address behind `i` goes on the guest's stack; it is in the first register then.
@@ -69,10 +69,18 @@ extension BlockTranslator {
 
     /// Where the host comes back to from a call, to go on at `target`, an offset from the page base. Code may have changed meanwhile, but no translation of an address:
     /// that leaves translated code. Memory may be accessed in another way than this block's, after STAC or CLAC.
-    private mutating func returnPoint(to target: UInt64) {
+    /// - Parameter isNear: the call leads to the same page, and most often comes back from there. Then the page base waits for nothing.
+    private mutating func returnPoint(to target: UInt64, isNear: Bool) {
         code.pop(.first)
         code.address(.first, HostMemory(.first, -Int32(target)))
-        code.store(.first, .context(ContextLayout.pageBase))
+        if isNear {
+            code.instruction(
+                wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
+            let differs = code.jump(if: HostCondition.notEqual)
+            aside(differs, .storePageBase(resume: code.position))
+        } else {
+            code.store(.first, .context(ContextLayout.pageBase))
+        }
         if set != .user {
             code.instruction(wide: false, 0xf6, reg: 0, rm: .context(ContextLayout.salt))  // TEST
             code.byte(ContextLayout.suspensionInSalt)
@@ -91,7 +99,7 @@ extension BlockTranslator {
         code.push(.first)
         let begun = code.call()
         state = BlockState()
-        returnPoint(to: call.returnTarget)
+        returnPoint(to: call.returnTarget, isNear: true)
         code.land(begun)
         code.forgetAll()
         state = before
@@ -204,7 +212,7 @@ extension BlockTranslator {
         code.push(.first)
         code.load(.second, .context(ContextLayout.temporary))
         followEntry(isCall: true)
-        returnPoint(to: i.nextPageOffset)
+        returnPoint(to: i.nextPageOffset, isNear: false)
     }
 
     /// The target of the indirect jump or call `i` in the first register.

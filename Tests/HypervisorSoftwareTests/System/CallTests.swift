@@ -48,6 +48,21 @@ struct CallTests {
     }
 
     @Test(arguments: SoftwareEngine.allCases)
+    func `a function of the same page that goes on in another one returns to where it was called`(
+        engine: SoftwareEngine
+    ) throws {
+        // At 0: CALL 20; LEA RBX, [RIP]; DEC ECX; JNZ 0; HLT. At 20: JMP 1020; there: INC EAX; RET
+        let machine = try machine(
+            engine, [0xe8, 0x1b, 0, 0, 0, 0x48, 0x8d, 0x1d, 0, 0, 0, 0, 0xff, 0xc9, 0x75, 0xf0, 0xf4])
+        try machine.write([0xe9, 0xfb, 0x0f, 0, 0], at: code + 0x20)
+        try machine.write([0xff, 0xc0, 0xc3], at: code + 0x1020)
+        machine.core.general[1] = 10
+        run(machine, end: code + 17)
+        #expect(machine.core.general[0] == 10)
+        #expect(machine.core.general[3] == code + 12)
+    }
+
+    @Test(arguments: SoftwareEngine.allCases)
     func `a return whose address was changed goes there`(engine: SoftwareEngine) throws {
         // At 0: CALL 20; HLT. At 20: MOV [RSP], RBX; NOP; RET. At 40: INC EAX; DEC ECX; JNZ 0; HLT
         let machine = try machine(engine, [0xe8, 0x1b, 0, 0, 0, 0xf4])
