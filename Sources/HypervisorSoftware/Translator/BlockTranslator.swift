@@ -42,10 +42,9 @@ struct BlockTranslator: ~Copyable {
         case leaveForTemporary(taken: Int32)
         /// A return, which takes `taken` bytes from the stack, leads elsewhere than the last call came from.
         case returnElsewhere(taken: Int32)
-        /// A return from an inlined call leads elsewhere than this came from; the first register has the distance.
-        case leaveInlined(_ call: InlinedCall, taken: Int32, count: Int32)
-        /// A jump leads elsewhere than to the `expected` target, an offset from the page base; the first register has how far.
-        case jumpElsewhere(expected: UInt64, count: Int32)
+        /// A jump, or the return from an inlined call, which takes `taken` bytes from the stack, leads elsewhere than to the `expected`
+        /// target, an offset from the page base, which the address in the first register lacks.
+        case goElsewhere(expected: UInt64, taken: Int32, count: Int32)
         /// The condition of a jump in the block holds.
         case branch(target: UInt64, count: Int32)
         /// The accesses of a group that begins with the instruction in `slot` cannot be reached as one: other code goes
@@ -108,7 +107,7 @@ struct BlockTranslator: ~Copyable {
     /// Not nil while the third copy of a loop is written.
     var streams: AccessStreams? { unit.streams }
     /// What the free registers have whenever the third copy of a loop begins.
-    var bases = StreamBases()
+    var bases = FreeRegisters()
     /// Whether an instruction needs no register but those of its address.
     var sparesFirst = false
     /// Calls whose functions are in the code.
@@ -274,7 +273,7 @@ struct BlockTranslator: ~Copyable {
         _ number: Int, after before: Int32, _ instruction: (UInt32) -> DecodedInstruction
     ) {
         code.forgetAll()
-        if number == 0 { code.known = FreeRegisters(reached: bases.second, reachedByFirst: bases.first) }
+        if number == 0 { code.known = bases }
         run = unit.runs[number].firstSlot
         call = unit.runs[number].call
         jumps = unit.runs[number].jumps
@@ -459,7 +458,7 @@ struct BlockTranslator: ~Copyable {
 
     private mutating func append(_ place: Int, _ state: BlockState, _ aside: Aside) {
         switch aside {
-        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail, .jumpElsewhere: break
+        case .branch, .read, .write, .find, .interpret, .interpretX87, .leave, .dispatch, .tail, .goElsewhere: break
         // The straight path may be come back to from there.
         default: code.forgetAll()
         }
@@ -507,15 +506,12 @@ struct BlockTranslator: ~Copyable {
             code.forgetAll()
             return translateAside(otherwise)
         }
-        if case .leaveInlined(let call, let taken, let count) = aside {
-            return leaveInlined(call, taken: taken, count: count)
-        }
-        if case .jumpElsewhere(let expected, let count) = aside {
-            return jumpElsewhere(expected: expected, count: count)
+        if case .goElsewhere(let expected, let taken, let count) = aside {
+            return goElsewhere(expected: expected, taken: taken, count: count)
         }
         showState()
         switch aside {
-        case .read, .write, .find, .leaveInlined, .jumpElsewhere: break
+        case .read, .write, .find, .goElsewhere: break
         case .interpret(let resume):
             code.moveImmediate(.second, UInt64(slot))
             code.call(routines.interpret)
@@ -584,12 +580,17 @@ struct BlockTranslator: ~Copyable {
 
     /// Goes back to the straight path.
     private mutating func goOn(at resume: Resumption) {
-        if let held = resume.known.held, case .slot(let place) = GuestHome.of(held) {
+        load(resume.known)
+        code.jump(resume.place)
+    }
+
+    /// The free registers get what they shall have, where they have it not. The host's flags stay.
+    mutating func load(_ wanted: FreeRegisters) {
+        if let held = wanted.held, self.held != held, case .slot(let place) = GuestHome.of(held) {
             code.load(.first, .context(place))
         }
-        if let place = resume.known.reached { loadSecond(place) }
-        if let place = resume.known.reachedByFirst { code.load(.first, .context(place)) }
-        code.jump(resume.place)
+        if let place = wanted.reached { loadSecond(place) }
+        if let place = wanted.reachedByFirst { loadFirst(place) }
     }
 
     /// The place in the context for what is known of the next page; nil if there is no room.

@@ -42,27 +42,3 @@ extension BlockCache {
         unsafe instruction(origin + 1 + UInt32(header(origin).pointee.count)).pointee.noteJump(at: site, to: target)
     }
 }
-
-extension BlockTranslator {
-    /// The jump `i` is expected to lead to `target`, an offset from the page base.
-    mutating func jumpIndirect(_ i: DecodedInstruction, expecting target: UInt64) {
-        giveUpHostFlags()
-        loadTarget(i, charging: true)
-        code.address(.first, HostMemory(.first, -Int32(target)))
-        code.instruction(
-            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
-        aside(code.jump(if: HostCondition.notEqual), .jumpElsewhere(expected: target, count: count))
-        expectedJumps += 1
-        edge(target, count: count)
-    }
-
-    /// The first register has a target less the offset of the one that was `expected`, `count` instructions after the start.
-    mutating func jumpElsewhere(expected target: UInt64, count: Int32) {
-        code.address(.first, HostMemory(.first, Int32(target)))
-        code.store(.first, .context(ContextLayout.temporary))
-        beginCall()
-        chargeOrLeave(count)
-        code.load(.first, .context(ContextLayout.temporary))
-        follow(toUser: set == .user)
-    }
-}

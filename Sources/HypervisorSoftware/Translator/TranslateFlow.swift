@@ -72,13 +72,11 @@ extension BlockTranslator {
     /// - Parameter isNear: the call leads to the same page, and most often comes back from there. Then the page base waits for nothing.
     private mutating func returnPoint(to target: UInt64, isNear: Bool) {
         code.pop(.first)
-        code.address(.first, HostMemory(.first, -Int32(target)))
         if isNear {
-            code.instruction(
-                wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
-            let differs = code.jump(if: HostCondition.notEqual)
+            let differs = compareTarget(target)
             aside(differs, .storePageBase(resume: code.position))
         } else {
+            code.address(.first, HostMemory(.first, -Int32(target)))
             code.store(.first, .context(ContextLayout.pageBase))
         }
         if set != .user {
@@ -108,7 +106,8 @@ extension BlockTranslator {
     /// Charges the block; when the time slice is over the interpreter does the rest.
     mutating func chargeOrLeave() { chargeOrLeave(count) }
 
-    mutating func chargeOrLeave(_ count: Int32) {
+    /// The same with `count` instructions.
+    private mutating func chargeOrLeave(_ count: Int32) {
         showState()
         charge(count)
         flags.inHost = false
@@ -145,10 +144,7 @@ extension BlockTranslator {
         let top = accessStack(RegisterIndex.rsp, 0, .read)
         leaveInstead(charging: true)
         code.load(.first, top)
-        code.address(.first, HostMemory(.first, -Int32(call.returnTarget)))
-        code.instruction(
-            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
-        aside(code.jump(if: HostCondition.notEqual), .leaveInlined(call, taken: taken, count: count))
+        aside(compareTarget(call.returnTarget), .goElsewhere(expected: call.returnTarget, taken: taken, count: count))
         goOnBehindCall(i)
     }
 
@@ -161,16 +157,25 @@ extension BlockTranslator {
         endBlock(call.returnTarget, count: count)
     }
 
-    /// The distance of the return address from that of the inlined `call` is in the first register.
-    mutating func leaveInlined(_ call: InlinedCall, taken: Int32, count: Int32) {
-        code.address(.first, HostMemory(.first, Int32(call.returnTarget)))
+    /// The address in the first register loses the offset of `target` from the page base. Returns the place of a jump for when the page base is
+    /// not what is left.
+    private mutating func compareTarget(_ target: UInt64) -> Int {
+        code.address(.first, HostMemory(.first, -Int32(target)))
+        code.instruction(
+            wide: true, 0x3b, reg: HostRegister.first.rawValue, rm: .context(ContextLayout.pageBase))
+        return code.jump(if: HostCondition.notEqual)
+    }
+
+    /// What `compareTarget` left of the address in the first register is not the page base.
+    mutating func goElsewhere(expected target: UInt64, taken: Int32, count: Int32) {
+        code.address(.first, HostMemory(.first, Int32(target)))
         code.store(.first, .context(ContextLayout.temporary))
-        showState()
-        charge(count)
-        leaveAside(code.jump(if: HostCondition.negative), charging: false)
+        // A return from the call that is inlined ends it.
+        if taken == 0 { beginCall() }
+        chargeOrLeave(count)
         code.load(.first, .context(ContextLayout.temporary))
         lookUp(missing: .leaveForTemporary(taken: taken))
-        code.address(stackPointer, HostMemory(stackPointer, taken))
+        if taken != 0 { code.address(stackPointer, HostMemory(stackPointer, taken)) }
         followEntry(isCall: false)
     }
 
@@ -201,6 +206,15 @@ extension BlockTranslator {
         followEntry(isCall: false)
     }
 
+    /// The jump `i` is expected to lead to `target`, an offset from the page base.
+    private mutating func jumpIndirect(_ i: DecodedInstruction, expecting target: UInt64) {
+        giveUpHostFlags()
+        loadTarget(i, charging: true)
+        aside(compareTarget(target), .goElsewhere(expected: target, taken: 0, count: count))
+        expectedJumps += 1
+        edge(target, count: count)
+    }
+
     private mutating func callIndirect(_ i: DecodedInstruction) {
         beginCall()
         chargeOrLeave()
@@ -216,7 +230,7 @@ extension BlockTranslator {
     }
 
     /// The target of the indirect jump or call `i` in the first register.
-    mutating func loadTarget(_ i: DecodedInstruction, charging: Bool) {
+    private mutating func loadTarget(_ i: DecodedInstruction, charging: Bool) {
         if i.isMemory {
             let memory = access(i, size: 8, .read)
             leaveInstead(charging: charging)

@@ -50,7 +50,7 @@ extension BlockTranslator {
         if !isMet { storeX87Record() }
         let staysInStreams = streams != nil && isMet
         if staysInStreams {
-            loadBases()
+            load(bases)
             code.arithmetic(5, wide: false, .context(ContextLayout.budget), count)
         } else {
             charge(count)
@@ -108,7 +108,7 @@ extension BlockTranslator {
         code.align()
         let body = code.position
         self.state = state
-        bases = StreamBases(unit)
+        bases = FreeRegisters(basesOf: unit)
         translateOnce(unit, instruction)
         hasStreams = true
         for place in takePlaces() { code.link(place, to: body) }
@@ -375,27 +375,25 @@ extension BlockTranslator {
     /// Goes on in the third copy of the loop.
     private mutating func enter(_ body: Int) {
         code.forgetAll()
-        loadBases()
+        load(bases)
         code.jump(body)
-    }
-
-    /// The free registers become what they are when the third copy begins, where they are not. The host's flags stay.
-    private mutating func loadBases() {
-        if let place = bases.second, code.known.reached != place { code.load(.second, .context(place)) }
-        if let place = bases.first, code.known.reachedByFirst != place { code.load(.first, .context(place)) }
     }
 
     /// A register becomes what the context has at the place of a stream.
     mutating func loadBase(_ place: Int) -> HostRegister {
-        if code.known.reached != place, sparesFirst, !losesFlags, bases.first == place {
-            if code.known.reachedByFirst != place {
-                code.load(.first, .context(place))
-                code.known.reachedByFirst = place
-            }
+        if code.known.reached != place, sparesFirst, !losesFlags, bases.reachedByFirst == place {
+            loadFirst(place)
             return .first
         }
         loadSecond(place)
         return .second
+    }
+
+    /// The first register becomes what is at `place` of the context, where a stream is.
+    mutating func loadFirst(_ place: Int) {
+        guard code.known.reachedByFirst != place else { return }
+        code.load(.first, .context(place))
+        code.known.reachedByFirst = place
     }
 
     /// The memory of a stream with this place, to which `rest` is added. Uses the first register; the host's flags stay.
@@ -430,23 +428,17 @@ extension BlockTranslator {
     }
 }
 
-/// Places in the context, of streams, whose values the free registers keep while a loop goes round in its third copy.
-struct StreamBases {
-    private(set) var second: Int?
-    /// Only instructions that need no other register use it.
-    private(set) var first: Int?
-
-    init() {}
-
-    /// Those that are used first, and by vector instructions next.
-    init(_ unit: TranslationUnit) {
+extension FreeRegisters {
+    /// What they keep while a loop goes round in its third copy, which is of `unit`: where the stream is that is used first, and where the
+    /// next one is that a vector instruction uses. Only those need no other register and find it in the first one.
+    fileprivate init(basesOf unit: TranslationUnit) {
         for (number, run) in unit.runs.enumerated() {
             for (position, step) in run.steps.enumerated() {
                 guard case .stream(let member) = unit.operand(number, position) else { continue }
-                if second == nil {
-                    second = member.place
-                } else if first == nil, member.place != second, step.plan == .vector {
-                    first = member.place
+                if reached == nil {
+                    reached = member.place
+                } else if reachedByFirst == nil, member.place != reached, step.plan == .vector {
+                    reachedByFirst = member.place
                 }
             }
         }
